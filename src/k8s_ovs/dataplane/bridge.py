@@ -1,0 +1,167 @@
+"""What the agent needs of the switch and the kernel, as protocols, and the records they exchange.
+
+The agent knows only this module; `ovsdb`, `openflow`, `links` and `firewall` implement it for the real thing, and
+`tests/fakes` for unit tests. The same contract tests run against both. Nothing here does I/O.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Literal, Protocol
+
+from k8s_ovs.flows.diff import FlowMod
+from k8s_ovs.flows.flow import Flow
+from k8s_ovs.model.types import Attachment, AttachmentKey, Mac, OfPort
+
+Datapath = Literal["system", "netdev"]
+"""`datapath_type` of the bridge: the kernel module, or the switch's own userspace datapath."""
+
+VXLAN_OFPORT = OfPort(1)
+GATEWAY_OFPORT = OfPort(2)
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeSpec:
+    """The bridge and its two fixed ports. `datapath` None means: take what the switch offers, "system" first."""
+
+    name: str = "br0"
+    vxlan: str = "vxlan0"
+    gateway: str = "tun0"
+    datapath: Datapath | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySpec:
+    """The host's own leg in the pod network: `ifname` with `address` in `subnet`, and the route to `network`."""
+
+    ifname: str
+    address: IPv4Address
+    subnet: IPv4Network
+    network: IPv4Network
+    service_network: IPv4Network
+    mac: Mac
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class PodLink:
+    """A veth pair: `host_ifname` on the host, `ifname` inside `netns` with the address, routes and MTU of a pod.
+
+    `checksum_offload` False turns transmit checksum offload off at the pod's end (the netdev datapath needs that).
+    """
+
+    host_ifname: str
+    netns: str
+    ifname: str
+    address: IPv4Address
+    subnet: IPv4Network
+    network: IPv4Network
+    gateway: IPv4Address
+    mac: Mac
+    mtu: int
+    checksum_offload: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FlowStats:
+    """One flow as the switch holds it, with its counters. `match` and `actions` are in ovs-ofctl's own spelling."""
+
+    table: int
+    priority: int
+    cookie: int
+    packets: int
+    octets: int
+    match: str
+    actions: str
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """What a full synchronisation changed: flows added (or changed) and deleted."""
+
+    added: int
+    deleted: int
+
+
+class Switch(Protocol):
+    """The bridge's configuration in OVSDB. One instance per agent, and the only writer.
+
+    Calls may overlap; the implementation puts them into one transaction after another.
+    """
+
+    @property
+    def datapath(self) -> Datapath:
+        """The datapath of the bridge; known once `ensure_bridge` has returned."""
+
+    async def ensure_bridge(self, spec: BridgeSpec) -> None:
+        """Make the bridge and its fixed ports as `spec` says, changing only what differs. Raises OvsdbError."""
+
+    async def remove_bridge(self, name: str) -> None:
+        """Remove the bridge and every port of it. Raises OvsdbError."""
+
+    async def add_port(self, attachment: Attachment) -> Attachment:
+        """Add the pod's port and its lease in one transaction; return it with its ofport. Repeating it is harmless.
+
+        Raises OvsdbError, and leaves no row behind when it does.
+        """
+
+    async def remove_port(self, key: AttachmentKey) -> None:
+        """Remove port and lease; a port that does not exist is no error. Raises OvsdbError."""
+
+    def attachments(self) -> list[Attachment]:
+        """Every lease in OVSDB now."""
+
+    def changes(self) -> AsyncIterator[None]:
+        """Yield whenever the bridge, its ports or the switch itself may have changed, also behind our back."""
+
+
+class FlowTable(Protocol):
+    """The bridge's OpenFlow tables. One task calls it."""
+
+    async def commit(self, mods: Sequence[FlowMod]) -> None:
+        """Apply all of `mods` in one atomic bundle, or none. Returns when the switch has confirmed. Raises OpenFlowError."""
+
+    async def replace(self, flows: Iterable[Flow]) -> SyncResult:
+        """Make the tables hold exactly `flows`, sending the difference only, as one bundle. Raises OpenFlowError."""
+
+    async def dump(self) -> list[FlowStats]:
+        """Every flow that the switch holds. Raises OpenFlowError."""
+
+
+class PodLinks(Protocol):
+    """veth pairs of pods."""
+
+    async def create(self, link: PodLink) -> None:
+        """Make the pair and configure the pod's end; what exists already and is right stays. Raises LinkError.
+
+        Nothing stays behind when it fails. A missing network namespace is a LinkError with errno ENOENT.
+        """
+
+    async def check(self, link: PodLink) -> None:
+        """Raise LinkError naming the first thing that is not as `link` says."""
+
+    async def delete(self, host_ifname: str) -> None:
+        """Delete the pair; one that does not exist is no error. Raises LinkError."""
+
+    async def leftovers(self) -> list[str]:
+        """Host ends of pod links (known by their interface alias) that exist now."""
+
+
+class HostNetwork(Protocol):
+    """The host's own addresses, routes and rules."""
+
+    async def ensure_gateway(self, spec: GatewaySpec) -> bool:
+        """Make `spec.ifname` up with its address, MAC, MTU and route. True if something had to be changed. LinkError."""
+
+    async def underlay_mtu(self, host_ip: IPv4Address) -> int:
+        """MTU of the interface that holds `host_ip`. Raises LinkError if none does."""
+
+
+class Firewall(Protocol):
+    """NAT for traffic that leaves the cluster network, and accepts where the host's own rules would drop."""
+
+    async def ensure(self, network: IPv4Network, gateway: str) -> bool:
+        """Make our chains and jumps complete. True if something had to be changed. Raises FirewallError."""
+
+    async def remove(self) -> None:
+        """Remove every chain and jump of ours; nothing to remove is no error. Raises FirewallError."""
