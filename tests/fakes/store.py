@@ -1,0 +1,168 @@
+"""A Store in memory for tests of the agent and the controller.
+
+The contract tests run on it and on a real etcd. `put_raw` and `delete_raw` do what `etcdctl put` and `etcdctl
+del` would. `outage` makes every method raise and the watch fall silent, until it is set to None again;
+`before_commit` runs once, just before the next commit is judged: the place for another controller's write.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+from k8s_ovs.config import NetworkConfig
+from k8s_ovs.errors import ConfigError, RecordError, SourceError
+from k8s_ovs.model.events import Event, Source, Synced
+from k8s_ovs.model.types import HostSubnet, NetNamespace
+from k8s_ovs.sources.etcd.ledger import Ledger, decode_all
+from k8s_ovs.sources.records import DEFAULT_PREFIX, Keys, config_key, config_keys
+from k8s_ovs.sources.store import Change, Snapshot
+
+
+class FakeStore:
+    def __init__(
+        self,
+        config: NetworkConfig | None = None,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        network: str | None = None,
+    ) -> None:
+        self.prefix = prefix
+        self.network = network
+        self.revision = 1
+        self.commits: list[Change] = []
+        self.before_commit: Callable[[], None] | None = None
+        self._outage: SourceError | None = None
+        self._data: dict[str, tuple[bytes, int]] = {}
+        self._log: list[tuple[int, dict[str, bytes | None]]] = []
+        self._problems: dict[str, RecordError] = {}
+        self._moved = asyncio.Event()
+        if config is not None:
+            self.put_raw(config_key(prefix), config.to_json())
+
+    # what a test does behind the program's back
+
+    @property
+    def outage(self) -> SourceError | None:
+        return self._outage
+
+    @outage.setter
+    def outage(self, error: SourceError | None) -> None:
+        self._outage = error
+        self._wake()
+
+    @property
+    def keys(self) -> Keys:
+        config = self._config()
+        if config is None:
+            raise ConfigError(
+                f"{config_key(self.prefix)}: no network config", remedy="run k8s-ovs init-config"
+            )
+        return Keys(self.prefix, config.name)
+
+    def put_raw(self, key: str, value: str | bytes) -> None:
+        self._write({key: value.encode() if isinstance(value, str) else value})
+
+    def delete_raw(self, key: str) -> None:
+        if key in self._data:
+            self._write({key: None})
+
+    def put(self, *records: HostSubnet | NetNamespace) -> None:
+        self._write(dict(self.keys.encode(record) for record in records))
+
+    def raw(self) -> dict[str, bytes]:
+        return {key: value for key, (value, _) in self._data.items()}
+
+    # the Store protocol
+
+    async def network_config(self) -> NetworkConfig | None:
+        self._check()
+        return self._config()
+
+    async def create_network_config(self, config: NetworkConfig) -> bool:
+        self._check()
+        if any(key in self._data for key in config_keys(self.prefix, self.network)):
+            return False
+        self.put_raw(config_key(self.prefix), config.to_json())
+        return True
+
+    async def snapshot(self) -> Snapshot:
+        self._check()
+        records, problems = decode_all(self.keys, sorted(self.raw().items()))
+        return Snapshot(
+            self.revision,
+            {r.host_ip: r for r in records.values() if isinstance(r, HostSubnet)},
+            {r.name: r for r in records.values() if isinstance(r, NetNamespace)},
+            problems,
+        )
+
+    async def commit(self, change: Change) -> bool:
+        keys = self.keys
+        puts: list[HostSubnet | NetNamespace] = [*change.put_subnets, *change.put_namespaces]
+        writes: dict[str, bytes | None] = dict(map(keys.encode, puts))
+        writes |= {keys.subnet(ip): None for ip in change.delete_subnets}
+        writes |= {keys.namespace(name): None for name in change.delete_namespaces}
+        hook, self.before_commit = self.before_commit, None
+        if hook is not None:
+            hook()
+        self._check()
+        kinds = tuple(
+            kind for kind in (keys.subnets, keys.namespaces) if any(k.startswith(kind) for k in writes)
+        )
+        if any(
+            revision > change.based_on
+            for k, (_, revision) in self._data.items()
+            if kinds and k.startswith(kinds)
+        ):
+            return False
+        self.commits.append(change)
+        self._write({k: v for k, v in writes.items() if v is not None or k in self._data})
+        return True
+
+    async def watch(self) -> AsyncIterator[Sequence[Event]]:
+        while self._outage is not None:
+            await self._moved.wait()
+        ledger = Ledger(self.keys, self._problems)
+        done = self.revision
+        existing = ledger.replace({k: v for k, v in sorted(self.raw().items()) if self.keys.owns(k)})
+        yield [*existing, Synced(Source.HOST_SUBNETS), Synced(Source.NET_NAMESPACES)]
+        while True:
+            moved = self._moved
+            news = [] if self._outage is not None else [entry for entry in self._log if entry[0] > done]
+            for revision, writes in news:
+                done = revision
+                events = ledger.apply(writes.items())
+                if events:
+                    yield events
+            if not news:
+                await moved.wait()
+
+    @property
+    def problems(self) -> Mapping[str, RecordError]:
+        return dict(self._problems)
+
+    # inside
+
+    def _config(self) -> NetworkConfig | None:
+        for key in config_keys(self.prefix, self.network):
+            if key in self._data:
+                return NetworkConfig.from_json(self._data[key][0], origin=key)
+        return None
+
+    def _check(self) -> None:
+        if self._outage is not None:
+            raise self._outage
+
+    def _write(self, writes: Mapping[str, bytes | None]) -> None:
+        if not writes:
+            return
+        self.revision += 1
+        for key, value in writes.items():
+            if value is None:
+                del self._data[key]
+            else:
+                self._data[key] = (value, self.revision)
+        self._log.append((self.revision, dict(writes)))
+        self._wake()
+
+    def _wake(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
