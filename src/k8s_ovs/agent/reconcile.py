@@ -122,17 +122,26 @@ class Reconciler:
         await self.submit(AttachmentSet(attachment))
 
     async def withdraw(self, key: AttachmentKey) -> None:
-        """Remove the pod's flows; returns when the switch has confirmed. Raises DataplaneError."""
+        """Remove the pod's flows, and keep them away until `install` comes again.
+
+        Does not wait while this node is not synchronised, and does not fail when the switch does: a full
+        synchronisation without these flows comes before any other pod can get the address.
+        """
         self._withdrawn.add(key)
-        if key in self.view.state.attachments or not self.problem():
-            await self.submit(AttachmentGone(key))
+        done = self.post(AttachmentGone(key))
+        if self.trouble():
+            return
+        try:
+            await done
+        except DataplaneError as err:
+            log.warning("flows of %s/%s stay until the next synchronisation: %s", key.sandbox, key.ifname, err)
 
     def node(self) -> NodeNetwork:
         """What a pod's network needs to know of this node. Raises CniError 11 while that is not known."""
         local = self.view.local
-        problem = self.problem()
-        if local is None or problem:
-            raise CniError(TRY_AGAIN_LATER, f"node {self._hostname} cannot attach pods yet: {problem}")
+        trouble = self.trouble()
+        if local is None or trouble:
+            raise CniError(TRY_AGAIN_LATER, f"node {self._hostname} cannot attach pods yet: {trouble}")
         return NodeNetwork(
             subnet=local.subnet,
             gateway=local.gateway,
@@ -142,18 +151,18 @@ class Reconciler:
         )
 
     async def wait_tenant(self, namespace: str, deadline: float) -> None:
-        """Return once the Namespace's VNI is known. Raises CniError 11 after `deadline` seconds."""
+        """Return once the Namespace's VNI is known. Raises CniError 11 when the loop's clock passes `deadline`."""
         try:
-            async with asyncio.timeout(deadline), self._tenants_changed:
+            async with asyncio.timeout_at(deadline), self._tenants_changed:
                 await self._tenants_changed.wait_for(lambda: self.view.vni_of(namespace) is not None)
         except TimeoutError:
             raise CniError(
                 TRY_AGAIN_LATER,
-                f"Namespace {namespace} has no NetID yet after {deadline:.0f} s",
+                f"Namespace {namespace} has no NetID yet",
                 remedy="see that the Namespace exists and that the k8s-ovs controller runs",
             ) from None
 
-    def problem(self) -> str:
+    def trouble(self) -> str:
         """Why this node cannot serve yet, or "" when it can."""
         return self._missing() or self._problem
 
