@@ -4,7 +4,7 @@ Read by the agent, the controller and `init-config`. Pure: reading files, flags 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
@@ -61,24 +61,31 @@ class NetworkConfig:
         try:
             data = json.loads(text)
         except ValueError as err:
-            raise ConfigError(f"{origin}: not JSON ({err})", remedy="write an object like " + EXAMPLE) from err
+            raise ConfigError(
+                f"{origin}: not JSON ({err})", remedy="write an object like " + EXAMPLE
+            ) from err
         if not isinstance(data, dict):
             raise ConfigError(f"{origin}: not a JSON object", remedy="write an object like " + EXAMPLE)
-        return cls._from_object(data, origin)
+        return cls.from_fields(data, origin=origin)
 
     @classmethod
-    def _from_object(cls, data: dict[str, Any], origin: str) -> "NetworkConfig":
+    def from_fields(cls, data: Mapping[str, Any], *, origin: str = "network config") -> "NetworkConfig":
+        """Validate the fields of the seed's JSON object. Raises ConfigError."""
         name = data.get("Name")
         if not isinstance(name, str) or not name or "/" in name:
             raise ConfigError(f"{origin}: Name is {name!r}", remedy="give a non-empty name without '/'")
         bits = data.get("HostSubnetLength")
         if not isinstance(bits, int) or isinstance(bits, bool):
-            raise ConfigError(f"{origin}: HostSubnetLength is {bits!r}", remedy="give the host bits as a number, like 10")
+            raise ConfigError(
+                f"{origin}: HostSubnetLength is {bits!r}", remedy="give the host bits as a number, like 10"
+            )
         try:
             mode = Mode(data.get("PluginName"))
         except ValueError as err:
             names = " or ".join(mode.value for mode in Mode)
-            raise ConfigError(f"{origin}: PluginName is {data.get('PluginName')!r}", remedy=f"use {names}") from err
+            raise ConfigError(
+                f"{origin}: PluginName is {data.get('PluginName')!r}", remedy=f"use {names}"
+            ) from err
         config = cls(
             name=name,
             network=_network(data, "Network", origin),
@@ -135,11 +142,13 @@ EXAMPLE = (
 )
 
 
-def _network(data: dict[str, Any], key: str, origin: str) -> IPv4Network:
+def _network(data: Mapping[str, Any], key: str, origin: str) -> IPv4Network:
     value = data.get(key)
     try:
         if not isinstance(value, str):
             raise ValueError("not a string")  # noqa: TRY004, TRY301 - one message for both ways to be wrong
         return IPv4Network(value)
     except ValueError as err:
-        raise ConfigError(f"{origin}: {key} is {value!r} ({err})", remedy="give an IPv4 CIDR like 172.11.0.0/16") from err
+        raise ConfigError(
+            f"{origin}: {key} is {value!r} ({err})", remedy="give an IPv4 CIDR like 172.11.0.0/16"
+        ) from err

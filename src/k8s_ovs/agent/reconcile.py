@@ -134,7 +134,9 @@ class Reconciler:
         try:
             await done
         except DataplaneError as err:
-            log.warning("flows of %s/%s stay until the next synchronisation: %s", key.sandbox, key.ifname, err)
+            log.warning(
+                "flows of %s/%s stay until the next synchronisation: %s", key.sandbox, key.ifname, err
+            )
 
     def node(self) -> NodeNetwork:
         """What a pod's network needs to know of this node. Raises CniError 11 while that is not known."""
@@ -278,7 +280,9 @@ class Reconciler:
         result = await plant.flows.replace(self._desired.all())
         self.stats.full_syncs += 1
         if result.added or result.deleted:
-            log.info("full synchronisation (%s): %d flows added, %d deleted", reason, result.added, result.deleted)
+            log.info(
+                "full synchronisation (%s): %d flows added, %d deleted", reason, result.added, result.deleted
+            )
             if reason == "period":
                 self.stats.repaired_flows += result.added + result.deleted
         self._problem = ""

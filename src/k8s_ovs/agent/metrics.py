@@ -1,0 +1,73 @@
+"""The agent's Prometheus metrics. Filled by the composition root; nothing else knows of Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from k8s_ovs.agent.firewall import FirewallKeeper
+from k8s_ovs.agent.reconcile import Reconciler
+
+_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+
+
+class AgentMetrics:
+    """Instruments that are written as things happen, and a collector for what is read when asked."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.cni_seconds = Histogram(
+            "k8s_ovs_cni_request_seconds",
+            "Time that a CNI request took, by command and CNI error code (0: success).",
+            ["command", "code"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.commit_seconds = Histogram(
+            "k8s_ovs_commit_seconds",
+            "Time from sending a bundle of flows until the switch confirmed it.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.ready = Gauge("k8s_ovs_agent_ready", "1 while this node can serve pods.", registry=registry)
+        self.collected = Counter(
+            "k8s_ovs_leases_collected",
+            "Ports removed because their sandbox no longer exists.",
+            registry=registry,
+        )
+
+    def observe_cni(self, command: str, seconds: float, code: int) -> None:
+        """One CNI request is through; `code` is 0 or the CNI error code."""
+        self.cni_seconds.labels(command, str(code)).observe(seconds)
+
+
+class ReconcileCollector(Collector):
+    """Reads the reconciler's counters when Prometheus asks."""
+
+    def __init__(self, reconciler: Reconciler, firewall: FirewallKeeper) -> None:
+        self._reconciler = reconciler
+        self._firewall = firewall
+
+    def collect(self) -> list[Metric]:
+        """The values now."""
+        stats = self._reconciler.stats
+        view = self._reconciler.view
+        metrics: list[Metric] = [
+            GaugeMetricFamily("k8s_ovs_flows", "Flows that this node should hold.", value=stats.flows),
+            GaugeMetricFamily(
+                "k8s_ovs_pods", "Pods attached to this node.", value=len(view.state.attachments)
+            ),
+            GaugeMetricFamily(
+                "k8s_ovs_hosts", "Host subnets in the cluster.", value=len(view.state.host_subnets)
+            ),
+            CounterMetricFamily("k8s_ovs_commits", "Bundles of flows sent.", value=stats.commits),
+            CounterMetricFamily("k8s_ovs_full_syncs", "Full synchronisations.", value=stats.full_syncs),
+            CounterMetricFamily(
+                "k8s_ovs_sync_failures", "Commits and synchronisations that failed.", value=stats.failures
+            ),
+        ]
+        repairs = CounterMetricFamily(
+            "k8s_ovs_repairs", "Things found changed behind our back and put right.", labels=["kind"]
+        )
+        repairs.add_metric(["flow"], stats.repaired_flows)
+        repairs.add_metric(["firewall"], self._firewall.repairs)
+        metrics.append(repairs)
+        return metrics

@@ -1,0 +1,45 @@
+"""What the operator can choose for an agent; the CLI fills it in from flags and the environment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from k8s_ovs.dataplane.bridge import BridgeSpec, Datapath
+
+
+@dataclass(frozen=True, slots=True)
+class CniSettings:
+    """`socket`: where the executable finds us; `conf_dir`: where the runtime finds our conflist."""
+
+    socket: Path = Path("/run/k8s-ovs/cni.sock")
+    conf_dir: Path = Path("/etc/cni/net.d")
+    portmap: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchSettings:
+    """`rundir` holds OVS's db.sock and management sockets; `datapath` None is detected."""
+
+    rundir: Path = Path("/run/openvswitch")
+    bridge: str = "br0"
+    datapath: Datapath | None = None
+
+    @property
+    def spec(self) -> BridgeSpec:
+        """The bridge as the dataplane wants it."""
+        return BridgeSpec(name=self.bridge, datapath=self.datapath)
+
+    @property
+    def management(self) -> str:
+        """OpenFlow connection method of the bridge's own socket (ovs-ofctl(8))."""
+        return f"unix:{self.rundir}/{self.bridge}.mgmt"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """`mtu` in octets, None: the underlay's less 50; `resync_period` in seconds."""
+
+    hostname: str
+    cni: CniSettings = CniSettings()
+    switch: SwitchSettings = SwitchSettings()
+    mtu: int | None = None
+    resync_period: float = 60.0

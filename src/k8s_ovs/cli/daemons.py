@@ -1,0 +1,85 @@
+"""`k8s-ovs`, `k8s-ovs agent`, `k8s-ovs controller`: the daemons, one half or both in one process."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import click
+from prometheus_client import CollectorRegistry
+
+from k8s_ovs.agent.app import Agent, AgentServices
+from k8s_ovs.cli import options
+from k8s_ovs.controller.app import ControllerServices, ControllerSettings, run_controller
+from k8s_ovs.runtime.http import HealthChecks, http_endpoint
+from k8s_ovs.runtime.main import run_daemon
+from k8s_ovs.runtime.notify import Notifier
+from k8s_ovs.sources.etcd.store import EtcdStore
+from k8s_ovs.sources.kube.client import KubeClient
+from k8s_ovs.sources.kube.credentials import load_credentials
+
+
+@click.command()
+@options.etcd_options
+@options.kube_options
+@options.daemon_options
+@options.agent_options
+@options.log_options
+def agent(**flags: object) -> None:
+    """Run this node's half: bridge, flows, pods."""
+    _run(dict(flags), with_agent=True, with_controller=False)
+
+
+@click.command()
+@options.etcd_options
+@options.kube_options
+@options.daemon_options
+@options.log_options
+def controller(**flags: object) -> None:
+    """Run the elected half: host subnets for nodes, NetIDs for Namespaces."""
+    _run(dict(flags), with_agent=False, with_controller=True)
+
+
+def run_both(flags: options.Options) -> None:
+    """Run agent and controller in one process."""
+    _run(flags, with_agent=True, with_controller=True)
+
+
+def _run(flags: options.Options, *, with_agent: bool, with_controller: bool) -> None:
+    options.logging_from(flags)
+    settings = options.daemon_from(flags)
+    notifier = Notifier.from_environment()
+
+    async def daemon() -> None:
+        async with _services(settings, notifier) as services, asyncio.TaskGroup() as tasks:
+            if with_agent:
+                one = Agent(options.agent_from(flags, settings.hostname), services)
+                tasks.create_task(one.run(), name="agent")
+            if with_controller:
+                tasks.create_task(_controller(settings, services), name="controller")
+
+    sys.exit(run_daemon(daemon, notifier=notifier))
+
+
+@asynccontextmanager
+async def _services(settings: options.DaemonSettings, notifier: Notifier) -> AsyncIterator[AgentServices]:
+    """What both halves share: connections, health checks, metrics and their endpoint."""
+    async with AsyncExitStack() as stack:
+        health, registry = HealthChecks(), CollectorRegistry()
+        store = await stack.enter_async_context(EtcdStore(settings.etcd, settings.network))
+        kube = await stack.enter_async_context(KubeClient(load_credentials(settings.kube)))
+        await stack.enter_async_context(http_endpoint(settings.metrics_address, health, registry))
+        yield AgentServices(
+            store=store,
+            kube=kube,
+            health=health,
+            registry=registry,
+            on_ready=lambda: notifier.ready("serving") and None,
+        )
+
+
+async def _controller(settings: options.DaemonSettings, services: AgentServices) -> None:
+    await run_controller(
+        ControllerSettings(hostname=settings.hostname),
+        ControllerServices(services.store, services.kube, services.health, services.registry),
+    )

@@ -1,0 +1,68 @@
+"""Entry point of `k8s-ovs`.
+
+Without a sub-command it runs agent and controller in one process, as the seed starts it; `agent` and `controller` run
+one half each. Errors that the user can mend are one sentence on stderr; exit codes: 0 fine, 1 failed, 2 wrong usage or
+configuration.
+"""
+
+import sys
+
+import click
+
+from k8s_ovs import __version__
+from k8s_ovs.cli import options
+from k8s_ovs.cli.config import init_config
+from k8s_ovs.cli.daemons import agent, controller, run_both
+from k8s_ovs.cli.lab import lab
+from k8s_ovs.cli.uninstall import uninstall
+from k8s_ovs.errors import ConfigError, K8sOvsError
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"auto_envvar_prefix": options.ENVIRONMENT, "help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="k8s-ovs")
+@options.etcd_options
+@options.kube_options
+@options.daemon_options
+@options.agent_options
+@options.log_options
+@click.pass_context
+def cli(context: click.Context, /, **flags: object) -> None:
+    """A pod network on Open vSwitch in which a Namespace is a tenant.
+
+    Without a command: agent and controller in one process.
+    """
+    if context.invoked_subcommand is None:
+        run_both(dict(flags))
+
+
+cli.add_command(agent)
+cli.add_command(controller)
+cli.add_command(init_config)
+cli.add_command(uninstall)
+cli.add_command(lab)
+
+
+def main() -> None:
+    """Run the command line; the console script's entry."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as err:
+        sys.exit(err.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as err:
+        err.show()
+        sys.exit(err.exit_code)
+    except ConfigError as err:
+        click.echo(f"k8s-ovs: {err}", err=True)
+        sys.exit(2)
+    except K8sOvsError as err:
+        click.echo(f"k8s-ovs: {err}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

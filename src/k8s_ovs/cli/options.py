@@ -1,0 +1,184 @@
+"""Flags that several commands share, and the records of settings made from them.
+
+Every flag can be given as an environment variable too: K8S_OVS_ and the flag's name in capitals.
+"""
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from k8s_ovs.agent.settings import AgentSettings, CniSettings, SwitchSettings
+from k8s_ovs.dataplane.bridge import Datapath
+from k8s_ovs.errors import ConfigError
+from k8s_ovs.runtime.logs import LogSettings, parse_verbosity, setup_logging
+from k8s_ovs.sources.etcd.settings import EtcdSettings
+from k8s_ovs.sources.kube.credentials import KubeSettings
+from k8s_ovs.sources.records import DEFAULT_PREFIX
+
+F = TypeVar("F", bound=Callable[..., Any])
+Options = dict[str, Any]
+"""What click hands to a command: flag names to values."""
+
+ENVIRONMENT = "K8S_OVS"
+
+
+def _path(*names: str, **kwargs: Any) -> Callable[[F], F]:
+    return click.option(*names, type=click.Path(path_type=Path), show_default=True, **kwargs)
+
+
+def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+etcd_options: Callable[[F], F] = _all(
+    click.option(
+        "--etcd-endpoints",
+        default="http://127.0.0.1:2379",
+        show_default=True,
+        help="URLs, separated by commas.",
+    ),
+    click.option(
+        "--etcd-prefix", default=DEFAULT_PREFIX, show_default=True, help="Where the network's keys begin."
+    ),
+    _path("--etcd-cafile", help="CA that signed etcd's certificate (PEM)."),
+    _path("--etcd-certfile", help="Client certificate for etcd (PEM)."),
+    _path("--etcd-keyfile", help="Key of the client certificate (PEM)."),
+    click.option("--etcd-username", default="", help="User of etcd's own authentication."),
+    _path("--etcd-password-file", help="File with that user's password."),
+    click.option("--network", default="", help="Look for the config at PREFIX/NETWORK/config first."),
+)
+
+log_options: Callable[[F], F] = _all(
+    click.option(
+        "--v", "verbosity", default="0", show_default=True, help="0 info, 4 debug, 6 libraries too."
+    ),
+    click.option("--log-json", is_flag=True, help="One JSON object per line."),
+    click.option(
+        "--alsologtostderr", is_flag=True, help="Accepted for the seed's sake: logs go to stderr anyway."
+    ),
+)
+
+kube_options: Callable[[F], F] = _all(
+    _path(
+        "--kubeconfig",
+        help="Credentials for Kubernetes; else KUBECONFIG, KUBERNETES_MASTER or the Pod's own.",
+    ),
+)
+
+daemon_options: Callable[[F], F] = _all(
+    click.option("--hostname", default="", help="Name of this Node.  [default: the host's name]"),
+    click.option(
+        "--metrics-address",
+        default="127.0.0.1:9640",
+        show_default=True,
+        help="For /healthz, /readyz, /metrics.",
+    ),
+)
+
+agent_options: Callable[[F], F] = _all(
+    click.option(
+        "--mtu", type=click.IntRange(576, 65485), help="MTU of pods.  [default: the underlay's less 50]"
+    ),
+    click.option(
+        "--datapath", type=click.Choice(["system", "netdev"]), help="Datapath of the bridge.  [detected]"
+    ),
+    click.option("--bridge", default="br0", show_default=True, help="Name of the bridge."),
+    _path("--ovs-rundir", default="/run/openvswitch", help="Where Open vSwitch keeps its sockets."),
+    _path("--cni-socket", default="/run/k8s-ovs/cni.sock", help="Where the CNI executable finds the agent."),
+    _path("--cni-conf-dir", default="/etc/cni/net.d", help="Where the container runtime looks for networks."),
+    click.option(
+        "--cni-portmap/--no-cni-portmap",
+        default=True,
+        show_default=True,
+        help="Chain the standard portmap plugin.",
+    ),
+    click.option(
+        "--resync-period",
+        type=click.FloatRange(min=1),
+        default=60.0,
+        show_default=True,
+        help="Seconds between comparisons with what the switch and the kernel really hold.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonSettings:
+    """What every daemon has."""
+
+    hostname: str
+    metrics_address: str
+    etcd: EtcdSettings
+    network: str | None
+    kube: KubeSettings
+
+
+def logging_from(options: Options) -> None:
+    """Set up logging. Raises ConfigError."""
+    setup_logging(LogSettings(verbosity=parse_verbosity(options["verbosity"]), as_json=options["log_json"]))
+
+
+def etcd_from(options: Options) -> EtcdSettings:
+    """Where etcd is. Raises ConfigError for endpoints or files that cannot be used."""
+    return EtcdSettings(
+        endpoints=tuple(part.strip() for part in options["etcd_endpoints"].split(",") if part.strip()),
+        prefix=options["etcd_prefix"],
+        cafile=options["etcd_cafile"],
+        certfile=options["etcd_certfile"],
+        keyfile=options["etcd_keyfile"],
+        username=options["etcd_username"],
+        password_file=options["etcd_password_file"],
+    )
+
+
+def daemon_from(options: Options) -> DaemonSettings:
+    """What every daemon has. Raises ConfigError."""
+    hostname = options["hostname"] or socket.gethostname()
+    return DaemonSettings(
+        hostname=hostname.lower(),
+        metrics_address=options["metrics_address"],
+        etcd=etcd_from(options),
+        network=options["network"] or None,
+        kube=KubeSettings(kubeconfig=options["kubeconfig"], environ=dict(os.environ)),
+    )
+
+
+def agent_from(options: Options, hostname: str) -> AgentSettings:
+    """What only the agent has."""
+    return AgentSettings(
+        hostname=hostname,
+        cni=CniSettings(
+            socket=options["cni_socket"], conf_dir=options["cni_conf_dir"], portmap=options["cni_portmap"]
+        ),
+        switch=switch_from(options),
+        mtu=options["mtu"],
+        resync_period=options["resync_period"],
+    )
+
+
+def switch_from(options: Options) -> SwitchSettings:
+    """Where Open vSwitch is."""
+    return SwitchSettings(
+        rundir=options["ovs_rundir"],
+        bridge=options["bridge"],
+        datapath=cast("Datapath | None", options.get("datapath")),
+    )
+
+
+def addresses_from(text: str, what: str) -> list[IPv4Address]:
+    """IPv4 addresses separated by commas. Raises ConfigError."""
+    try:
+        return [IPv4Address(part.strip()) for part in text.split(",") if part.strip()]
+    except AddressValueError as err:
+        raise ConfigError(f"{what}: {err}", remedy="give IPv4 addresses separated by commas") from err
