@@ -1,0 +1,174 @@
+"""One OpenFlow flow as a value: match, actions, cookie; and its spelling for ovs-ofctl.
+
+Made by the tables (`flows.tables`), which check it against their declaration; compared by `flows.diff`; sent by the
+dataplane. Never talks to a switch. Spelling: ovs-fields(7), ovs-actions(7), "Flow Syntax" of ovs-ofctl(8).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from k8s_ovs.errors import PipelineError
+from k8s_ovs.flows.fields import ETH_TYPE, IP_PROTO, Bits, Field
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """One field of a match: the packet's `field & mask` equals `value`. Value and mask are numbers, host order."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    field: Field
+    value: int
+    mask: int
+
+    @property
+    def exact(self) -> bool:
+        """Every bit of the field is compared."""
+        return self.mask == self.field.full
+
+
+Match = tuple[Test, ...]
+"""Tests of different fields, in the order of `fields.FIELDS`: equal matches are equal tuples."""
+
+
+def match_of(wanted: Iterable[tuple[Bits, int]]) -> Match:
+    """A match from pairs of bits and value; bits of the same field are joined. Raises PipelineError on a contradiction."""
+    values: dict[Field, int] = {}
+    masks: dict[Field, int] = {}
+    for bits, value in wanted:
+        mask, shifted = bits.mask, bits.place(value)
+        overlap = masks.get(bits.field, 0) & mask
+        if values.get(bits.field, 0) & overlap != shifted & overlap:
+            raise PipelineError(
+                f"match tests {bits.field.name} for two values: {values[bits.field]:#x} and {shifted:#x}"
+            )
+        values[bits.field] = values.get(bits.field, 0) | shifted
+        masks[bits.field] = masks.get(bits.field, 0) | mask
+    tests = (Test(field, values[field], mask) for field, mask in masks.items())
+    return tuple(sorted(tests, key=lambda test: test.field.order))
+
+
+@dataclass(frozen=True, slots=True)
+class SetField:
+    """Write `value` into `bits`."""
+
+    bits: Bits
+    value: int
+
+    def __str__(self) -> str:
+        field = self.bits.field
+        if self.bits.mask == field.full:
+            return f"set_field:{field.show(self.value)}->{field.written}"
+        return f"load:{self.value:#x}->{self.bits.nxm}" if self.value else f"load:0->{self.bits.nxm}"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Copy `source` into `target`, which has the same width."""
+
+    source: Bits
+    target: Bits
+
+    def __str__(self) -> str:
+        return f"move:{self.source.nxm}->{self.target.nxm}"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Send the packet out of the port whose number is in `bits`; nothing happens if that is the port it came from."""
+
+    bits: Bits
+
+    def __str__(self) -> str:
+        return f"output:{self.bits.nxm}"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputInPort:
+    """Send the packet back out of the port that it came from."""
+
+    def __str__(self) -> str:
+        return "IN_PORT"
+
+
+@dataclass(frozen=True, slots=True)
+class Goto:
+    """Go on in the table with this number, which is higher than the flow's own."""
+
+    table: int
+
+    def __str__(self) -> str:
+        return f"goto_table:{self.table}"
+
+
+Action = SetField | Move | Output | OutputInPort | Goto
+
+Identity = tuple[int, int, Match]
+"""Table, priority and match."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A flow. No actions means: drop. `cookie` is laid out in `flows.names`."""
+
+    table: int
+    priority: int
+    match: Match
+    actions: tuple[Action, ...]
+    cookie: int = 0
+
+    @property
+    def identity(self) -> Identity:
+        """What makes two flows the same flow for OpenFlow: adding one replaces the other."""
+        return (self.table, self.priority, self.match)
+
+    def match_text(self) -> str:
+        """The match as ovs-ofctl prints it, without the priority; empty if everything matches."""
+        return ",".join(_match_words(self.match))
+
+    def actions_text(self) -> str:
+        """The actions for ovs-ofctl."""
+        return ",".join(map(str, self.actions)) or "drop"
+
+    def selector(self) -> str:
+        """Table, priority and match for ovs-ofctl: what `delete_strict` needs."""
+        words = [f"table={self.table}", f"priority={self.priority}", *_match_words(self.match)]
+        return ",".join(words)
+
+    def to_ofctl(self) -> str:
+        """One line that `ovs-ofctl add-flow` and `replace-flows` read."""
+        return f"cookie={self.cookie:#x},{self.selector()},actions={self.actions_text()}"
+
+    def __str__(self) -> str:
+        return self.to_ofctl()
+
+
+_PROTOCOL_WORDS = {0x0806: "arp", 0x86DD: "ipv6", 0x0800: "ip"}
+_UDP = 17
+
+
+def _match_words(match: Match) -> list[str]:
+    by_field = {test.field: test for test in match}
+    words: list[str] = []
+    shown: set[Field] = set()
+    kind = by_field.get(ETH_TYPE)
+    if kind is not None and kind.value in _PROTOCOL_WORDS:
+        words.append(_PROTOCOL_WORDS[kind.value])
+        shown.add(ETH_TYPE)
+        proto = by_field.get(IP_PROTO)
+        if kind.value == 0x0800 and proto is not None and proto.value == _UDP:
+            words[-1] = "udp"
+            shown.add(IP_PROTO)
+    for test in match:
+        if test.field not in shown:
+            words.append(_test_word(test))
+    return words
+
+
+def _test_word(test: Test) -> str:
+    text = test.field.show(test.value)
+    return (
+        f"{test.field.name}={text}"
+        if test.exact
+        else f"{test.field.name}={text}{test.field.show_mask(test.mask)}"
+    )
