@@ -19,7 +19,7 @@ from k8s_ovs.agent import conflist
 from k8s_ovs.agent.firewall import FirewallKeeper
 from k8s_ovs.agent.metrics import AgentMetrics, ReconcileCollector
 from k8s_ovs.agent.pods import PodNetwork, PodParts
-from k8s_ovs.agent.reconcile import Plant, Reconciler, ReconcileOptions
+from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler
 from k8s_ovs.agent.settings import AgentSettings
 from k8s_ovs.cni.server import CniServer
 from k8s_ovs.config import NetworkConfig

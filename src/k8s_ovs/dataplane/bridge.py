@@ -95,8 +95,10 @@ class Switch(Protocol):
 
     @property
     def generation(self) -> int:
-        """Grows whenever the switch may have lost flows or settings: vswitchd or ovsdb-server restarted, the bridge
-        or one of its fixed ports made anew or changed by somebody else. Adding and removing pods' ports leaves it.
+        """Grows whenever the switch may have lost flows or settings.
+
+        vswitchd or ovsdb-server restarted, the bridge or one of its fixed ports made anew or changed by somebody
+        else. Adding and removing pods' ports leaves it as it is.
         """
 
     async def ensure_bridge(self, spec: BridgeSpec) -> None:
