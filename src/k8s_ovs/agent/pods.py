@@ -34,7 +34,7 @@ class Installer(Protocol):
         """Why this node cannot attach a pod now, as one sentence with the remedy; empty when it can."""
 
     def node(self) -> NodeNetwork:
-        """The node's network. Raises CniError 11 while it is not known (no config or host subnet read yet)."""
+        """The node's network. Raises CniError 11 while config or host subnet are not known yet."""
 
     async def wait_tenant(self, namespace: str, deadline: float) -> None:
         """Return when the tenant of `namespace` is known (at once in single-tenant mode).
@@ -51,10 +51,9 @@ class Installer(Protocol):
         """
 
     async def withdraw(self, key: AttachmentKey) -> None:
-        """Return when the pod's flows are gone; unknown keys are no error. They stay away until `install`
-        comes again,
+        """Return when the pod's flows are gone; unknown keys are no error.
 
-        also while the row of the port still exists. A switch that is not there to be asked is no error
-        either: it gets a full synchronisation before it forwards again. Raises DataplaneError when a present
-        switch refuses.
+        They stay away until `install` comes again, also while the row of the port still exists. A switch that
+        is not there to be asked is no error either: it gets a full synchronisation before it forwards again.
+        Raises DataplaneError when a present switch refuses.
         """
