@@ -66,7 +66,7 @@ class AttachmentSet:
 
 @dataclass(frozen=True, slots=True)
 class AttachmentGone:
-    """This attachment does not exist on this host."""
+    """The attachment does not exist on this host."""
 
     key: AttachmentKey
 

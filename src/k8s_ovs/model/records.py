@@ -12,7 +12,7 @@ from k8s_ovs.model.types import Attachment, AttachmentKey, Mac, OfPort, Vni, mac
 
 @dataclass(frozen=True, slots=True)
 class LocalHostKey:
-    """This node itself; always there, even while the node has no subnet yet."""
+    """The node itself; always there, even while the node has no subnet yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ LOCAL_HOST = LocalHostKey()
 
 @dataclass(frozen=True, slots=True)
 class LocalHost:
-    """This node: the network config, its own subnet, the gateway's address in it, and its VTEP address."""
+    """The node itself: the network config, its own subnet, the gateway's address in it, and its VTEP address."""
 
     config: NetworkConfig
     host_ip: IPv4Address
@@ -89,7 +89,7 @@ ViewRecord = LocalHost | LocalPod | RemoteHost | TenantPresent
 
 
 def key_order(key: ViewKey) -> tuple[int, int, str, str]:
-    """A total order of keys: decides, the same everywhere, which object goes first where two claim the same thing."""
+    """A total order of keys: decides, always the same way, who goes first where two claim one thing."""
     match key:
         case LocalHostKey():
             return (0, 0, "", "")

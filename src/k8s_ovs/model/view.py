@@ -1,46 +1,231 @@
-"""skeleton, signatures final."""
+"""The cluster as one node needs to see it: which hosts, pods and tenants get flows here.
 
-from collections.abc import Mapping
+Kept by the agent's reconciler: each event goes in, out come the keys of the records that may have changed; `flows`
+turns records into flows. An event costs what it affects, not what the cluster holds. What cannot be used safely has no
+record and is listed in `problems`. No I/O; nothing here waits or retries.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
 
+from k8s_ovs.config import Mode
 from k8s_ovs.errors import RecordError
-from k8s_ovs.model.events import Event
-from k8s_ovs.model.records import LocalHost, ViewKey, ViewRecord
+from k8s_ovs.model.events import (
+    AttachmentGone,
+    AttachmentSet,
+    ConfigSet,
+    Event,
+    HostSubnetGone,
+    HostSubnetSet,
+    NetNamespaceGone,
+    NetNamespaceSet,
+    Synced,
+)
+from k8s_ovs.model.hosts import HostIndex
+from k8s_ovs.model.pods import PodIndex
+from k8s_ovs.model.records import (
+    LOCAL_HOST,
+    LocalHost,
+    LocalHostKey,
+    LocalPod,
+    LocalPodKey,
+    RemoteHost,
+    RemoteHostKey,
+    TenantKey,
+    TenantPresent,
+    ViewKey,
+    ViewRecord,
+)
 from k8s_ovs.model.state import ClusterState
-from k8s_ovs.model.types import Vni
+from k8s_ovs.model.types import (
+    GLOBAL_VNI,
+    MAX_VNI,
+    MIN_TENANT_VNI,
+    Attachment,
+    AttachmentKey,
+    HostSubnet,
+    NetNamespace,
+    Vni,
+)
+
+__all__ = [
+    "LOCAL_HOST",
+    "LocalHost",
+    "LocalHostKey",
+    "LocalPod",
+    "LocalPodKey",
+    "NodeView",
+    "RemoteHost",
+    "RemoteHostKey",
+    "TenantKey",
+    "TenantPresent",
+    "ViewKey",
+    "ViewRecord",
+]
 
 
 class NodeView:
     """The cluster as one node sees it, kept up to date event by event."""
 
     def __init__(self, host: str, host_ip: IPv4Address | None = None) -> None:
-        """`host` is this node's name; `host_ip`, if given, decides which record is ours when several carry our name."""
+        """`host` is this node's name; `host_ip`, if given, decides between several records with that name."""
         self.host = host
-        self.host_ip = host_ip
         self.state = ClusterState()
+        self._hosts = HostIndex(host, host_ip)
+        self._pods = PodIndex()
+        self._namespaces_of: dict[Vni, set[str]] = {}
 
     def apply(self, event: Event) -> frozenset[ViewKey]:
         """Take in one event; the keys whose record may have changed."""
-        raise NotImplementedError
-
-    def record(self, key: ViewKey) -> ViewRecord | None:
-        """What the key stands for now; None if there is no such thing, or it may not have flows."""
-        raise NotImplementedError
-
-    def records(self) -> dict[ViewKey, ViewRecord]:
-        """Every key that has a record."""
-        raise NotImplementedError
+        old_namespace = self._old_namespace(event)
+        if not self.state.apply(event):
+            return frozenset()
+        match event:
+            case ConfigSet(config):
+                self._hosts.configure(config)
+                dirty = self.keys()
+            case HostSubnetSet(record):
+                dirty = self._host_changed(record.host_ip, record)
+            case HostSubnetGone(host_ip):
+                dirty = self._host_changed(host_ip, None)
+            case NetNamespaceSet(namespace):
+                dirty = self._namespace_changed(namespace.name, old_namespace, namespace)
+            case NetNamespaceGone(name):
+                dirty = self._namespace_changed(name, old_namespace, None)
+            case AttachmentSet(attachment):
+                dirty = self._pod_changed(attachment.key, attachment)
+            case AttachmentGone(key):
+                dirty = self._pod_changed(key, None)
+            case Synced():
+                dirty = frozenset()
+        return dirty
 
     @property
     def local(self) -> LocalHost | None:
-        """This node, once its config and its own subnet are known."""
-        raise NotImplementedError
+        """The node itself, once its config and its own subnet are known."""
+        return self._hosts.local
 
     def vni_of(self, namespace: str) -> Vni | None:
-        """The tenant of a Namespace; None while it is not known."""
-        raise NotImplementedError
+        """The tenant of a Namespace; None while it is not known. There is no default."""
+        config = self.state.config
+        if config is None:
+            return None
+        if config.mode is Mode.SUBNET:
+            return GLOBAL_VNI
+        return _valid_vni(self.state.net_namespaces.get(namespace))
+
+    def record(self, key: ViewKey) -> ViewRecord | None:
+        """What the key stands for now; None if there is no such thing, or it may not have flows."""
+        match key:
+            case LocalHostKey():
+                return self.local
+            case LocalPodKey(attachment):
+                return self._pod(attachment)
+            case RemoteHostKey(host_ip):
+                return self._hosts.remote(host_ip)
+            case TenantKey(vni):
+                return self._tenant(vni)
+
+    def keys(self) -> frozenset[ViewKey]:
+        """Every key that may have a record. This node's own is always among them."""
+        pods = (LocalPodKey(key) for key in self.state.attachments)
+        hosts = (RemoteHostKey(host_ip) for host_ip in self.state.host_subnets)
+        return frozenset((LOCAL_HOST, *pods, *hosts, *self._tenant_keys(self._pods.namespaces())))
+
+    def records(self) -> dict[ViewKey, ViewRecord]:
+        """Every key that has a record, with it."""
+        found = ((key, self.record(key)) for key in self.keys())
+        return {key: record for key, record in found if record is not None}
 
     @property
     def problems(self) -> Mapping[str, RecordError]:
         """Records that cannot be used as they are, by name (`subnets/192.0.2.1`), with reason and remedy."""
-        raise NotImplementedError
+        return {error.key: error for error in self._find_problems()}
+
+    def _find_problems(self) -> Iterator[RecordError]:
+        for record in self.state.host_subnets.values():
+            if (error := self._hosts.problem(record)) is not None:
+                yield error
+        for namespace in self.state.net_namespaces.values():
+            if namespace.net_id is not None and _valid_vni(namespace) is None:
+                yield RecordError(
+                    f"netnamespaces/{namespace.name}",
+                    f"NetID {namespace.net_id} is none that a tenant can have",
+                    remedy=f"its pods have no network; use 0 (global) or {MIN_TENANT_VNI} to {MAX_VNI}",
+                )
+        if self.local is not None:
+            for attachment in self.state.attachments.values():
+                if (error := self._pods.problem(attachment, self.local)) is not None:
+                    yield error
+
+    def _pod(self, key: AttachmentKey) -> LocalPod | None:
+        attachment = self._pods.get(key)
+        if attachment is None or self.local is None:
+            return None
+        vni = self.vni_of(attachment.namespace)
+        ofport = self._pods.usable(attachment, self.local)
+        if vni is None or ofport is None:
+            return None
+        return LocalPod(attachment, ofport, vni)
+
+    def _tenant(self, vni: Vni) -> TenantPresent | None:
+        config = self.state.config
+        if vni == GLOBAL_VNI or config is None or config.mode is Mode.SUBNET:
+            return None
+        for namespace in self._namespaces_of.get(vni, ()):
+            if any(self._pod(key) is not None for key in self._pods.in_namespace(namespace)):
+                return TenantPresent(vni)
+        return None
+
+    def _tenant_keys(self, namespaces: Iterable[str]) -> set[TenantKey]:
+        vnis = (_valid_vni(self.state.net_namespaces.get(namespace)) for namespace in namespaces)
+        return {TenantKey(vni) for vni in vnis if vni}
+
+    def _old_namespace(self, event: Event) -> NetNamespace | None:
+        match event:
+            case NetNamespaceSet(record):
+                return self.state.net_namespaces.get(record.name)
+            case NetNamespaceGone(name):
+                return self.state.net_namespaces.get(name)
+            case _:
+                return None
+
+    def _host_changed(self, host_ip: IPv4Address, record: HostSubnet | None) -> frozenset[ViewKey]:
+        before = self.local
+        affected = frozenset(RemoteHostKey(ip) for ip in self._hosts.replace(host_ip, record))
+        return affected if self.local == before else affected | self.keys()
+
+    def _namespace_changed(
+        self, name: str, old: NetNamespace | None, new: NetNamespace | None
+    ) -> frozenset[ViewKey]:
+        before, after = _valid_vni(old), _valid_vni(new)
+        if before == after:
+            return frozenset()
+        if before is not None:
+            self._namespaces_of[before].discard(name)
+            if not self._namespaces_of[before]:
+                del self._namespaces_of[before]
+        if after is not None:
+            self._namespaces_of.setdefault(after, set()).add(name)
+        pods = self._pods.in_namespace(name)
+        if not pods:
+            return frozenset()
+        tenants = (TenantKey(vni) for vni in (before, after) if vni)
+        return frozenset((*map(LocalPodKey, pods), *tenants))
+
+    def _pod_changed(self, key: AttachmentKey, attachment: Attachment | None) -> frozenset[ViewKey]:
+        before = self._pods.get(key)
+        affected = self._pods.replace(key, attachment)
+        namespaces = {pod.namespace for pod in map(self._pods.get, affected) if pod is not None}
+        if before is not None:
+            namespaces.add(before.namespace)
+        return frozenset((*map(LocalPodKey, affected), *self._tenant_keys(namespaces)))
+
+
+def _valid_vni(record: NetNamespace | None) -> Vni | None:
+    """The VNI that a tenant record gives; None if it gives none that a tenant can have."""
+    if record is None or record.net_id is None:
+        return None
+    if record.net_id == GLOBAL_VNI or MIN_TENANT_VNI <= record.net_id <= MAX_VNI:
+        return record.net_id
+    return None
