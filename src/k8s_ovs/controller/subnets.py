@@ -1,0 +1,234 @@
+"""Which host has which subnet: the plan from what is recorded to what should be.
+
+Called by `worker` with a snapshot and the Nodes; pure, and the same for any order of its input. Rules:
+
+- A Node gets a record under its InternalIP, with a free subnet. A subnet that is given is never changed.
+- A Node whose address changed takes its record along to the new key, in one transaction with the old key's
+end. - A Node that is gone loses its record; a new Node at the same address (a machine under a new name) takes
+the
+  record over with its subnet, since the same machine's pods are in it.
+- The record of an external host (Assign true) is its administrator's: it gets a subnet if it asks, nothing
+else. - What is ambiguous is left as it is and reported; the record of a Node that exists is never deleted for
+it.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv4Network
+
+from k8s_ovs.config import NetworkConfig
+from k8s_ovs.controller.batch import Writes, next_batch
+from k8s_ovs.controller.claims import HostNode, Records, resolve_claims
+from k8s_ovs.controller.plan import (
+    MAX_OPERATIONS,
+    Malformed,
+    Plan,
+    Problem,
+    ProblemKind,
+    Subject,
+    record_problem,
+)
+from k8s_ovs.errors import ExhaustedError
+from k8s_ovs.model.alloc import SubnetAllocator
+from k8s_ovs.model.types import HostSubnet
+from k8s_ovs.sources.store import Change, Snapshot
+
+
+def plan_subnets(
+    snapshot: Snapshot,
+    nodes: Iterable[HostNode],
+    config: NetworkConfig,
+    held: Collection[IPv4Network] = (),
+    *,
+    limit: int = MAX_OPERATIONS,
+) -> Plan:
+    """The next change of host subnets, with at most `limit` writes.
+
+    `held` are subnets that no readable record shows but that may be in use: those of records that became
+    malformed.
+    """
+    by_name = {node.name: node for node in nodes}
+    malformed = Malformed.of(snapshot).host_ips
+    claims = resolve_claims(by_name, snapshot.host_subnets, config)
+    pool = _Pool.of(config, snapshot.host_subnets, held)
+    free = pool.free
+    draft = _Draft(snapshot.host_subnets, by_name.keys(), pool)
+    for name, address in claims.addresses.items():
+        if address not in malformed:  # the record is reported as malformed; nobody writes over it
+            draft.settle_node(name, address)
+    for address in sorted(snapshot.host_subnets):
+        draft.settle_other(snapshot.host_subnets[address], claims.addresses)
+    batch = next_batch(draft.writes, draft.moves, limit)
+    problems = [*claims.problems, *draft.problems, *_judge(snapshot.host_subnets, config)]
+    return Plan(
+        _change(snapshot, batch),
+        tuple(sorted(problems)),
+        free=free,
+        allocated=sum(1 for record in batch.values() if record is not None and record.subnet in pool.given),
+        absent=sorted({snapshot.host_subnets[key].host for key in batch.keys() & draft.orphans}),
+    )
+
+
+@dataclass(slots=True)
+class _Pool:
+    """The subnets that may be given, and those given in this plan."""
+
+    config: NetworkConfig
+    allocator: SubnetAllocator
+    taken: set[IPv4Network]
+    given: set[IPv4Network] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, config: NetworkConfig, records: Records, held: Collection[IPv4Network]) -> "_Pool":
+        # What is deleted in this plan counts as taken once more: agents may still send there.
+        recorded = {record.subnet for record in records.values() if record.subnet is not None}
+        return cls(config, SubnetAllocator(config), recorded | set(held))
+
+    @property
+    def free(self) -> int:
+        """How many host subnets overlap nothing that is taken."""
+        base, bits = int(self.config.network.network_address), self.config.host_bits
+        used, counted_to = 0, -1
+        for subnet in sorted(self.taken):
+            if subnet.overlaps(self.config.network):
+                first = max(int(subnet.network_address) - base >> bits, counted_to + 1)
+                last = min(int(subnet.broadcast_address) - base >> bits, self.config.host_subnets - 1)
+                used += max(0, last - max(first, 0) + 1)
+                counted_to = max(counted_to, last)
+        return self.config.host_subnets - used
+
+    def give(self) -> IPv4Network:
+        """A subnet that overlaps no other. Raises ExhaustedError."""
+        subnet = self.allocator.allocate(self.taken)
+        self.taken.add(subnet)
+        self.given.add(subnet)
+        return subnet
+
+
+class _Draft:
+    """The writes that lead from the records to what should be, in full; `moves` maps old keys to new ones."""
+
+    def __init__(self, records: Records, living: Collection[str], pool: _Pool) -> None:
+        self.writes: Writes[IPv4Address, HostSubnet] = {}
+        self.moves: dict[IPv4Address, IPv4Address] = {}
+        self.orphans: set[IPv4Address] = set()
+        self.problems: list[Problem] = []
+        self._records = records
+        self._living = living
+        self._pool = pool
+        self._kept: set[IPv4Address] = set()
+        self._by_host: dict[str, list[HostSubnet]] = {}
+        for address in sorted(records):
+            self._by_host.setdefault(records[address].host, []).append(records[address])
+
+    def settle_node(self, name: str, address: IPv4Address) -> None:
+        """The record of a Node whose address is undisputed."""
+        own = self._own(name, address)
+        base = own or HostSubnet(name, address, None)
+        subnet = base.subnet or self._give(Subject("Node", name), f"node {name}")
+        if subnet is None:
+            if own is not None:
+                self._kept.add(own.host_ip)
+            return
+        self._kept.add(address)
+        if own is not None and own.host_ip != address:
+            self.moves[own.host_ip] = address
+        self._put(replace(base, host=name, host_ip=address, subnet=subnet))
+
+    def settle_other(self, record: HostSubnet, claimed: Mapping[str, IPv4Address]) -> None:
+        """A record that may have no Node: an external host's, or one that has outlived its Node or its
+        address."""
+        address = record.host_ip
+        if record.assign:
+            self._settle_external(record)
+        elif address not in self._kept and (record.host not in self._living or record.host in claimed):
+            self.writes[address] = None
+            self._note_orphan(record)
+
+    def _settle_external(self, record: HostSubnet) -> None:
+        key = f"subnets/{record.host_ip}"
+        if record.host in self._living:
+            problem = record_problem(
+                ProblemKind.SHARED_NAME,
+                key,
+                f"external host {record.host} has the name of a Node",
+                "write the record under another Host, and start the external agent with that --hostname",
+            )
+            self.problems.append(problem)
+        if record.subnet is None:
+            subnet = self._give(Subject("Record", key), f"external host {record.host}")
+            if subnet is not None:
+                self._put(replace(record, subnet=subnet))
+
+    def _own(self, name: str, address: IPv4Address) -> HostSubnet | None:
+        """The record that the Node has now, wherever it is; else what a Node that is gone left at its
+        address."""
+        at_address = self._records.get(address)
+        if at_address is not None and at_address.host == name:
+            return at_address
+        mine = [record for record in self._by_host.get(name, []) if not record.assign]
+        if mine:
+            return min(mine, key=lambda record: (record.subnet is None, record.host_ip))
+        if at_address is not None and at_address.host not in self._living:
+            return at_address
+        return None
+
+    def _give(self, subject: Subject, who: str) -> IPv4Network | None:
+        try:
+            return self._pool.give()
+        except ExhaustedError as err:
+            message = f"{who}: gets no subnet: {err.message}"
+            remedy = err.remedy or "remove hosts that are no longer needed"
+            self.problems.append(Problem(subject, ProblemKind.NO_SUBNET_LEFT, message, remedy))
+            return None
+
+    def _put(self, record: HostSubnet) -> None:
+        before = self._records.get(record.host_ip)
+        if before != record:
+            self.writes[record.host_ip] = record
+            if before is not None:
+                self._note_orphan(before)
+
+    def _note_orphan(self, record: HostSubnet) -> None:
+        if not record.assign and record.host not in self._living:
+            self.orphans.add(record.host_ip)
+
+
+def _change(snapshot: Snapshot, batch: Writes[IPv4Address, HostSubnet]) -> Change | None:
+    if not batch:
+        return None
+    return Change(
+        based_on=snapshot.revision,
+        put_subnets=[record for record in batch.values() if record is not None],
+        delete_subnets=[key for key, record in batch.items() if record is None],
+    )
+
+
+def _judge(records: Records, config: NetworkConfig) -> Iterator[Problem]:
+    """Subnets that we would not have given: written by hand, or under another network config. They stay."""
+    given = sorted(
+        ((record.subnet, record) for record in records.values() if record.subnet is not None),
+        key=lambda pair: (int(pair[0].network_address), pair[0].prefixlen, pair[1].host_ip),
+    )
+    widest: HostSubnet | None = None
+    last = IPv4Address(0)
+    for subnet, record in given:
+        key = f"subnets/{record.host_ip}"
+        if not subnet.subnet_of(config.network) or subnet.prefixlen != config.host_prefix:
+            yield record_problem(
+                ProblemKind.FOREIGN_SUBNET,
+                key,
+                f"subnet {subnet} of host {record.host} is none of the /{config.host_prefix} "
+                f"subnets of the pod network {config.network}",
+                "drain the host and write the record with an empty Subnet to get another one",
+            )
+        if widest is not None and subnet.network_address <= last:
+            yield record_problem(
+                ProblemKind.OVERLAPPING_SUBNET,
+                key,
+                f"subnet {subnet} of host {record.host} overlaps {widest.subnet} of host {widest.host} "
+                f"(subnets/{widest.host_ip})",
+                "drain one of the hosts and write its record with an empty Subnet to get another one",
+            )
+        if widest is None or subnet.broadcast_address > last:
+            widest, last = record, subnet.broadcast_address
