@@ -1,6 +1,6 @@
 """Time as the Kubernetes source sees it, so that tests need not wait.
 
-Used by the client, the reflector and the election. Never used for deadlines inside one HTTP request: those are aiohttp's.
+Used by the client, the reflector and the election. Deadlines inside one HTTP request are aiohttp's, not ours.
 """
 
 import asyncio
@@ -21,6 +21,9 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait for that many seconds of `monotonic`."""
 
+    def timeout(self, seconds: float) -> asyncio.Timeout:
+        """An async context that raises TimeoutError after that many seconds of `monotonic`."""
+
 
 class SystemClock:
     """The machine's clocks."""
@@ -36,6 +39,10 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Wait on the event loop."""
         await asyncio.sleep(seconds)
+
+    def timeout(self, seconds: float) -> asyncio.Timeout:
+        """The event loop's own timeout."""
+        return asyncio.timeout(seconds)
 
 
 SYSTEM_CLOCK = SystemClock()

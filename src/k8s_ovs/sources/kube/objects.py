@@ -18,7 +18,7 @@ class KubeStruct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """Base of everything here: immutable, unknown fields skipped, defaults not sent."""
 
 
-class OwnerReference(KubeStruct):
+class OwnerReference(KubeStruct, frozen=True, kw_only=True):
     """Who owns an object (meta/v1)."""
 
     api_version: str = ""
@@ -29,7 +29,7 @@ class OwnerReference(KubeStruct):
     block_owner_deletion: bool | None = None
 
 
-class ObjectMeta(KubeStruct):
+class ObjectMeta(KubeStruct, frozen=True, kw_only=True):
     """What identifies an object and its version (meta/v1)."""
 
     name: str = ""
@@ -45,7 +45,7 @@ class ObjectMeta(KubeStruct):
     finalizers: tuple[str, ...] | None = None
 
 
-class ListMeta(KubeStruct):
+class ListMeta(KubeStruct, frozen=True, kw_only=True):
     """What a list says of itself: its version, and the token of its next page."""
 
     resource_version: str = ""
@@ -53,7 +53,7 @@ class ListMeta(KubeStruct):
     remaining_item_count: int | None = None
 
 
-class KubeObject(KubeStruct):
+class KubeObject(KubeStruct, frozen=True, kw_only=True):
     """Anything with metadata."""
 
     metadata: ObjectMeta
@@ -64,14 +64,14 @@ class KubeObject(KubeStruct):
         return (self.metadata.namespace, self.metadata.name)
 
 
-class NodeAddress(KubeStruct):
-    """One address of a Node; `type` is InternalIP, ExternalIP, Hostname, …"""
+class NodeAddress(KubeStruct, frozen=True, kw_only=True):
+    """One address of a Node; `type` is InternalIP, ExternalIP or Hostname."""
 
     type: str = ""
     address: str = ""
 
 
-class Condition(KubeStruct):
+class Condition(KubeStruct, frozen=True, kw_only=True):
     """A condition of a Node or Pod; `status` is "True", "False" or "Unknown"."""
 
     type: str = ""
@@ -80,20 +80,20 @@ class Condition(KubeStruct):
     message: str = ""
 
 
-class NodeSpec(KubeStruct):
+class NodeSpec(KubeStruct, frozen=True, kw_only=True):
     """What the cluster wants of a Node."""
 
     unschedulable: bool = False
 
 
-class NodeStatus(KubeStruct):
+class NodeStatus(KubeStruct, frozen=True, kw_only=True):
     """What the kubelet says of its Node."""
 
     addresses: tuple[NodeAddress, ...] | None = None
     conditions: tuple[Condition, ...] | None = None
 
 
-class Node(KubeObject):
+class Node(KubeObject, frozen=True, kw_only=True):
     """A machine of the cluster (core/v1)."""
 
     spec: NodeSpec = NodeSpec()
@@ -109,19 +109,19 @@ class Node(KubeObject):
         return _is_true(self.status.conditions, "Ready")
 
 
-class NamespaceStatus(KubeStruct):
+class NamespaceStatus(KubeStruct, frozen=True, kw_only=True):
     """Whether a Namespace lives; `phase` is Active or Terminating."""
 
     phase: str = ""
 
 
-class Namespace(KubeObject):
+class Namespace(KubeObject, frozen=True, kw_only=True):
     """A Namespace, which is a tenant here (core/v1)."""
 
     status: NamespaceStatus = NamespaceStatus()
 
 
-class ContainerPort(KubeStruct):
+class ContainerPort(KubeStruct, frozen=True, kw_only=True):
     """A port that a container states; `host_port` 0 means none."""
 
     name: str = ""
@@ -131,14 +131,14 @@ class ContainerPort(KubeStruct):
     protocol: str = "TCP"
 
 
-class Container(KubeStruct):
+class Container(KubeStruct, frozen=True, kw_only=True):
     """A container of a Pod, as far as the network cares."""
 
     name: str = ""
     ports: tuple[ContainerPort, ...] | None = None
 
 
-class PodSpec(KubeStruct):
+class PodSpec(KubeStruct, frozen=True, kw_only=True):
     """Where a Pod runs and which ports it states."""
 
     node_name: str = ""
@@ -146,19 +146,19 @@ class PodSpec(KubeStruct):
     containers: tuple[Container, ...] | None = None
 
 
-class PodIp(KubeStruct):
+class PodIp(KubeStruct, frozen=True, kw_only=True):
     """One address of a Pod."""
 
     ip: str = ""
 
 
-class HostIp(KubeStruct):
+class HostIp(KubeStruct, frozen=True, kw_only=True):
     """One address of a Pod's host."""
 
     ip: str = ""
 
 
-class PodStatus(KubeStruct):
+class PodStatus(KubeStruct, frozen=True, kw_only=True):
     """What the kubelet says of a Pod; `phase` is Pending, Running, Succeeded, Failed or Unknown."""
 
     phase: str = ""
@@ -169,7 +169,7 @@ class PodStatus(KubeStruct):
     conditions: tuple[Condition, ...] | None = None
 
 
-class Pod(KubeObject):
+class Pod(KubeObject, frozen=True, kw_only=True):
     """A Pod (core/v1)."""
 
     spec: PodSpec = PodSpec()
@@ -190,7 +190,7 @@ class Pod(KubeObject):
         return _is_true(self.status.conditions, "Ready")
 
 
-class LeaseSpec(KubeStruct):
+class LeaseSpec(KubeStruct, frozen=True, kw_only=True):
     """Who holds a Lease. Times are RFC 3339 with microseconds, as text: nobody's clock is trusted, so none is parsed."""
 
     holder_identity: str | None = None
@@ -200,13 +200,13 @@ class LeaseSpec(KubeStruct):
     lease_transitions: int | None = None
 
 
-class Lease(KubeObject):
+class Lease(KubeObject, frozen=True, kw_only=True):
     """A Lease (coordination.k8s.io/v1)."""
 
     spec: LeaseSpec = LeaseSpec()
 
 
-class ObjectReference(KubeStruct):
+class ObjectReference(KubeStruct, frozen=True, kw_only=True):
     """What an Event is about."""
 
     kind: str = ""
@@ -217,14 +217,14 @@ class ObjectReference(KubeStruct):
     resource_version: str = ""
 
 
-class EventSource(KubeStruct):
+class EventSource(KubeStruct, frozen=True, kw_only=True):
     """Who reported an Event."""
 
     component: str = ""
     host: str = ""
 
 
-class Event(KubeObject):
+class Event(KubeObject, frozen=True, kw_only=True):
     """A note for people about an object (core/v1); `type` is Normal or Warning. Shown by `kubectl describe`."""
 
     involved_object: ObjectReference
