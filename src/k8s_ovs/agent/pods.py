@@ -1,23 +1,48 @@
 """The network of this node's pods: what the agent does for CNI ADD, DEL, CHECK, GC and STATUS.
 
-The CNI server calls `PodNetwork`; the composition root makes it. Flows are the reconciler's: this module only
-asks for them, through `Installer`. It never keeps a database of its own: the Interface row in OVSDB is the
-lease.
+The CNI server calls `PodNetwork`; the composition root makes it. Flows are the reconciler's: this module only asks
+for them, through `Installer`. It never keeps a database of its own: the Interface row in OVSDB is the lease.
+
+ADD: validate, lease of the same sandbox? give the same answer; else wait for the tenant, take an address, make the
+veth, add the port with its lease, have the flows installed, answer. What fails is undone in reverse order. An agent
+that is killed leaves at most a veth without a lease, which `recover` deletes, or a whole attachment, which the
+runtime's DEL removes.
+
+DEL: the same backwards, every step whether or not there is something to remove. The first step that fails ends it,
+so that the lease stays until all that it stands for is gone, and a repeated DEL has it to go by.
 """
 
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+import hashlib
+import logging
+import os
+from asyncio import get_running_loop
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Protocol
 
+from k8s_ovs.agent.addresses import AddressBook
+from k8s_ovs.agent.steps import Steps, whole
+from k8s_ovs.cni.codes import Code, as_cni_error
+from k8s_ovs.cni.locks import KeyedLocks
+from k8s_ovs.cni.protocol import AddResult, Request
+from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, PodLink, PodLinks, Switch
+from k8s_ovs.errors import CniError, K8sOvsError, LinkError
 from k8s_ovs.model.types import Attachment, AttachmentKey
+
+log = logging.getLogger(__name__)
+
+ANEW = "delete the pod, so that it is made anew"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeNetwork:
     """What a pod on this node gets: an address of `subnet`, the gateway, the MTU in octets.
 
-    `network` is the pod network of the cluster; `checksum_offload` False where the datapath cannot take
-    partial checksums.
+    `network` is the pod network of the cluster; `checksum_offload` False where the datapath cannot take partial
+    checksums.
     """
 
     subnet: IPv4Network
@@ -39,8 +64,7 @@ class Installer(Protocol):
     async def wait_tenant(self, namespace: str, deadline: float) -> None:
         """Return when the tenant of `namespace` is known (at once in single-tenant mode).
 
-        `deadline` is in seconds of the running loop's clock (`loop.time()`). Raises CniError 11 when it
-        passes.
+        `deadline` is in seconds of the running loop's clock (`loop.time()`). Raises CniError 11 when it passes.
         """
 
     async def install(self, attachment: Attachment) -> None:
@@ -57,3 +81,289 @@ class Installer(Protocol):
         is not there to be asked is no error either: it gets a full synchronisation before it forwards again.
         Raises DataplaneError when a present switch refuses.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class PodParts:
+    """What `PodNetwork` works with. `tenant_wait` is how many seconds an ADD waits for its Namespace's NetID."""
+
+    switch: Switch
+    links: PodLinks
+    installer: Installer
+    netns_exists: Callable[[str], bool] = os.path.exists
+    tenant_wait: float = 30.0
+
+
+def host_ifname_of(key: AttachmentKey) -> str:
+    """The host's end of an attachment's veth: 15 octets, the longest name that the kernel takes."""
+    digest = hashlib.sha256(f"{key.sandbox}/{key.ifname}".encode()).hexdigest()
+    return f"veth{digest[:11]}"
+
+
+class PodNetwork:
+    """Attaches and detaches pods. Calls may overlap; those for one attachment are done one after another.
+
+    The lock of an attachment is known by the name of its veth, because a veth without a lease has nothing else.
+    """
+
+    def __init__(self, parts: PodParts) -> None:
+        self._switch = parts.switch
+        self._links = parts.links
+        self._installer = parts.installer
+        self._netns_exists = parts.netns_exists
+        self._tenant_wait = parts.tenant_wait
+        self._locks: KeyedLocks[str] = KeyedLocks()
+        self._addresses = AddressBook(lambda: (lease.address for lease in parts.switch.attachments()))
+
+    async def add(self, request: Request) -> AddResult:
+        """Attach a pod, or give the same answer as before. Raises CniError, and leaves nothing new then."""
+        pod = f"pod {request.pod.namespace}/{request.pod.name}"
+        with _about(pod):
+            self._need_netns(request)
+            async with self._locks.hold(host_ifname_of(request.key)):
+                self._installer.node()  # a node that is not ready says so at once, not after the wait
+                deadline = get_running_loop().time() + self._tenant_wait
+                await self._installer.wait_tenant(request.pod.namespace, deadline)
+                node = self._installer.node()
+                try:
+                    attachment = await self._attach(request, node)
+                except LinkError:
+                    self._need_netns(request)  # if that is the reason, say it in CNI's own words
+                    raise
+        log.info("%s has %s (sandbox %s)", pod, attachment.address, request.sandbox)
+        return AddResult(
+            host_ifname=attachment.host_ifname,
+            ifname=attachment.key.ifname,
+            netns=attachment.netns,
+            mac=attachment.mac,
+            address=IPv4Interface((attachment.address, node.subnet.prefixlen)),
+            gateway=node.gateway,
+            mtu=node.mtu,
+        )
+
+    async def delete(self, request: Request) -> None:
+        """Detach a pod; whatever is gone already is no error. Raises CniError; repeating it finishes it then."""
+        with _about(f"sandbox {request.sandbox}"):
+            async with self._locks.hold(host_ifname_of(request.key)):
+                await self._detach(request.key)
+
+    async def check(self, request: Request) -> None:
+        """Compare lease and veth with the result of ADD. Raises CniError 3 (no lease) or 103 (what differs)."""
+        with _about(f"sandbox {request.sandbox}"):
+            async with self._locks.hold(host_ifname_of(request.key)):
+                node = self._installer.node()
+                lease = self._lease(request.key)
+                if lease is None:
+                    raise CniError(Code.UNKNOWN_CONTAINER, f"{request.ifname} is not attached", remedy=ANEW)
+                _compare(lease, node, request)
+                try:
+                    await self._links.check(_link(lease, node))
+                except LinkError as err:
+                    raise CniError(Code.CHECK_FAILED, err.message, remedy=ANEW) from err
+
+    async def gc(self, request: Request) -> None:
+        """Remove every attachment that the runtime does not know, and what `recover` removes.
+
+        An attachment that is being made or removed meanwhile is left alone. Raises CniError 104 naming those that
+        could not be removed, after all were tried.
+        """
+        keep = request.valid_attachments
+        failed: list[str] = []
+        for lease in self._switch.attachments():
+            if lease.key in keep:
+                continue
+            try:
+                await self._collect(lease)
+            except K8sOvsError as err:
+                failed.append(f"{lease.key.sandbox}/{lease.key.ifname} ({lease.address}): {err}")
+        try:
+            await self.recover()
+        except K8sOvsError as err:
+            failed.append(str(err))
+        if failed:
+            raise CniError(
+                Code.GC_INCOMPLETE,
+                f"{len(failed)} removals failed: " + "; ".join(failed),
+                remedy="ask again once the cause is gone",
+            )
+
+    async def status(self, request: Request) -> None:
+        """Raise CniError 50 with the reason if no pod can be attached now."""
+        if trouble := self._installer.trouble():
+            raise CniError(Code.UNAVAILABLE, trouble)
+
+    async def recover(self) -> int:
+        """Remove what a killed agent or a reboot left behind; returns how many attachments that were.
+
+        These are veths of ours that no lease names, and leases of which neither veth nor network namespace exists:
+        nothing else, and nothing of an ADD or DEL that is under way. Raises the first DataplaneError, after all
+        were tried.
+        """
+        links = set(await self._links.leftovers())
+        leases = {lease.host_ifname: lease for lease in self._switch.attachments()}
+        work: list[Callable[[], Awaitable[bool]]] = []
+        work += [partial(self._sweep, name) for name in sorted(links - leases.keys())]
+        for name in sorted(leases.keys() - links):
+            if not self._netns_exists(leases[name].netns):
+                work.append(partial(self._collect, leases[name]))
+        removed = 0
+        failures: list[K8sOvsError] = []
+        for step in work:
+            try:
+                removed += await step()
+            except K8sOvsError as err:
+                log.warning("cannot clean up: %s", err)
+                failures.append(err)
+        if failures:
+            raise failures[0]
+        return removed
+
+    # -- the steps; each is called with the attachment's lock held ---------------------------------------------------
+
+    async def _attach(self, request: Request, node: NodeNetwork) -> Attachment:
+        lease = self._lease(request.key)
+        if lease is not None:
+            if _is_for(lease, request) and lease.address in node.subnet:
+                return await self._renew(lease, node)
+            await self._detach(lease.key)
+        with self._addresses.take(node.subnet, node.gateway) as address:
+            attachment = Attachment(
+                key=request.key,
+                address=address,
+                namespace=request.pod.namespace,
+                pod=request.pod.name,
+                uid=request.pod.uid,
+                netns=request.netns,
+                host_ifname=host_ifname_of(request.key),
+            )
+            return await self._make(attachment, node)
+
+    async def _make(self, attachment: Attachment, node: NodeNetwork) -> Attachment:
+        key, name = attachment.key, attachment.host_ifname
+        async with Steps(f"ADD {key.sandbox}/{key.ifname}") as steps:
+            steps.on_failure(f"delete {name}", lambda: self._links.delete(name))
+            await whole(self._links.create(_link(attachment, node)))
+            steps.on_failure("remove the port and its lease", lambda: self._switch.remove_port(key))
+            attachment = await whole(self._switch.add_port(attachment))
+            steps.on_failure("withdraw the flows", lambda: self._installer.withdraw(key))
+            await self._installer.install(attachment)
+        return attachment
+
+    async def _renew(self, lease: Attachment, node: NodeNetwork) -> Attachment:
+        """Make sure that an attachment which exists works, with the address it has.
+
+        Nothing is undone when this fails: the attachment is as it was before the request, or better.
+        """
+        link = _link(lease, node)
+        try:
+            await self._links.check(link)
+        except LinkError as err:
+            log.warning("sandbox %s: repairing its link: %s", lease.key.sandbox, err)
+            try:
+                await whole(self._links.create(link))
+            except LinkError:
+                with self._addresses.keep(lease.address):
+                    await self._detach(lease.key)
+                    return await self._make(replace(lease, ofport=None), node)
+        lease = await whole(self._switch.add_port(lease))
+        await self._installer.install(lease)
+        return lease
+
+    async def _detach(self, key: AttachmentKey) -> None:
+        await self._installer.withdraw(key)
+        await whole(self._remove(key))
+
+    async def _remove(self, key: AttachmentKey) -> None:
+        await self._switch.remove_port(key)
+        await self._links.delete(host_ifname_of(key))
+
+    # -- cleaning up; these take the lock themselves -----------------------------------------------------------------
+
+    async def _collect(self, lease: Attachment) -> bool:
+        """Detach `lease` unless a request is at it or has changed it."""
+        name = host_ifname_of(lease.key)
+        if name in self._locks:
+            return False
+        async with self._locks.hold(name):
+            now = self._lease(lease.key)
+            if now is None or now.address != lease.address or now.netns != lease.netns:
+                return False
+            log.info("removing what is left of sandbox %s (%s)", lease.key.sandbox, lease.address)
+            await self._detach(lease.key)
+            return True
+
+    async def _sweep(self, name: str) -> bool:
+        """Delete the veth `name` unless a request is at it or a lease names it."""
+        if name in self._locks:
+            return False
+        async with self._locks.hold(name):
+            if any(lease.host_ifname == name for lease in self._switch.attachments()):
+                return False
+            log.info("deleting %s, which belongs to no lease", name)
+            await whole(self._links.delete(name))
+            return True
+
+    def _lease(self, key: AttachmentKey) -> Attachment | None:
+        return next((lease for lease in self._switch.attachments() if lease.key == key), None)
+
+    def _need_netns(self, request: Request) -> None:
+        if not self._netns_exists(request.netns):
+            raise CniError(
+                Code.UNKNOWN_CONTAINER,
+                f"network namespace {request.netns} of sandbox {request.sandbox} does not exist",
+                remedy="the sandbox is gone; make the pod anew",
+            )
+
+
+@contextmanager
+def _about(what: str) -> Iterator[None]:
+    """Turn any error of ours into an answer to the runtime that begins with `what`."""
+    try:
+        yield
+    except K8sOvsError as err:
+        raise as_cni_error(err, what) from err
+
+
+def _is_for(lease: Attachment, request: Request) -> bool:
+    """Whether the lease was made for a request like this one; another network namespace or pod needs another."""
+    pod = request.pod
+    asked = (request.netns, pod.namespace, pod.name, pod.uid)
+    return (lease.netns, lease.namespace, lease.pod, lease.uid) == asked
+
+
+def _link(attachment: Attachment, node: NodeNetwork) -> PodLink:
+    return PodLink(
+        host_ifname=attachment.host_ifname,
+        netns=attachment.netns,
+        ifname=attachment.key.ifname,
+        address=attachment.address,
+        subnet=node.subnet,
+        network=node.network,
+        gateway=node.gateway,
+        mac=attachment.mac,
+        mtu=node.mtu,
+        checksum_offload=node.checksum_offload,
+        alias=f"{LINK_ALIAS_PREFIX}{attachment.key.sandbox}/{attachment.key.ifname}",
+    )
+
+
+def _compare(lease: Attachment, node: NodeNetwork, request: Request) -> None:
+    """Raise CniError 103 naming the first thing in which lease, request and `prevResult` differ."""
+    if lease.netns != request.netns:
+        raise _differs("CNI_NETNS", request.netns, lease.netns)
+    result = request.prev_result
+    if result is None:
+        return
+    address = f"{lease.address}/{node.subnet.prefixlen}"
+    given = [ip.address for ip in result.ips or ()]
+    if address not in given:
+        raise _differs("the address in prevResult", ", ".join(given) or "missing", address)
+    inside = [link for link in result.interfaces or () if link.name == request.ifname and link.sandbox]
+    for link in inside:
+        if (link.sandbox, link.mac or lease.mac) != (lease.netns, lease.mac):
+            asked = f"{link.name} {link.mac} in {link.sandbox}"
+            raise _differs("the interface in prevResult", asked, f"{link.name} {lease.mac} in {lease.netns}")
+
+
+def _differs(what: str, asked: str, held: str) -> CniError:
+    return CniError(Code.CHECK_FAILED, f"{what} is {asked}, the lease says {held}", remedy=ANEW)

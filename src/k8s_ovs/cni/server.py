@@ -1,27 +1,24 @@
 """The agent's CNI server: a unix socket on which the executable asks and gets its answer.
 
-The agent's composition root runs `CniServer.serve` with the `CniHandler` that does the work (the agent's
-pods). The server checks who asks, parses, keeps order and time, and answers; it knows nothing of networks.
+The agent's composition root runs `CniServer.run` with the `CniHandler` that does the work (the agent's pods). The
+server checks who asks, parses, keeps order and time, and answers; it knows nothing of networks.
 
-What happens when the asking side goes away: a request that arrived whole is carried out to its end, and the
-answer is dropped. Undoing it instead would gain nothing: a runtime that gave up on an ADD sends DEL for the
-same sandbox, which waits here for the ADD and then removes what it made, and a repeated ADD finds the same
-answer. A request that did not arrive whole is not begun: cut JSON is not JSON.
+What happens when the asking side goes away: a request that arrived whole is carried out to its end, and the answer
+is dropped. Undoing it instead would gain nothing: a runtime that gave up on an ADD sends DEL for the same sandbox,
+which waits here for the ADD and then removes what it made, and a repeated ADD finds the same answer. A request that
+did not arrive whole is not begun: cut JSON is not JSON.
 """
 
 import asyncio
 import logging
-import os
 import socket
-import stat
-import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from k8s_ovs.cni.codes import Code, code_of
+from k8s_ovs.cni.listen import listen_unix, peer_credentials
 from k8s_ovs.cni.locks import KeyedLocks
 from k8s_ovs.cni.protocol import (
     AddResult,
@@ -34,7 +31,7 @@ from k8s_ovs.cni.protocol import (
     render_result,
     requested_version,
 )
-from k8s_ovs.errors import CniError, ConfigError, K8sOvsError
+from k8s_ovs.errors import CniError, K8sOvsError
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +42,7 @@ Observer = Callable[[str, float, int], None]
 class CniHandler(Protocol):
     """What a request asks for. Every method may raise any K8sOvsError; it becomes a CNI error object.
 
-    A cancelled call has to leave nothing half done. `status` returns when a pod could be attached now.
+    A cancelled call has to leave nothing half done.
     """
 
     async def add(self, request: Request) -> AddResult:
@@ -61,17 +58,16 @@ class CniHandler(Protocol):
         """Remove every attachment that is not in `request.valid_attachments`."""
 
     async def status(self, request: Request) -> None:
-        """Raise CniError 50 or 51 if no pod can be attached now."""
+        """Return if a pod could be attached now, else raise CniError 50 or 51."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
     """Bounds, in octets and seconds.
 
-    `request_octets` leaves room for the environment beside the executable's 1 MiB of stdin. `answer_seconds`
-    is less than what the executable waits (110 s), so that the runtime learns the reason. `drain_seconds` is
-    how long requests may go on when the server stops; what is not finished then is cancelled, and undoes
-    itself.
+    `request_octets` leaves room for the environment beside the executable's 1 MiB of stdin. `answer_seconds` is
+    less than what the executable waits (110 s), so that the runtime learns the reason. `drain_seconds` is how long
+    requests may go on when the server stops; what is not finished then is cancelled, and undoes itself.
     """
 
     request_octets: int = (1 << 20) + (1 << 18)
@@ -81,11 +77,22 @@ class ServerLimits:
     backlog: int = 512
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    text: bytes
+    command: str
+    code: int = 0
+
+    @property
+    def octets(self) -> bytes:
+        return (b"1" if self.code else b"0") + self.text
+
+
 class CniServer:
     """Serves CNI requests on the unix socket `path`; only processes of `uid` are answered.
 
-    Requests for different sandboxes run side by side, those for one sandbox in the order of their arrival. GC
-    and STATUS concern no sandbox and wait for nobody.
+    Requests for different sandboxes run side by side, those for one sandbox in the order of their arrival. GC and
+    STATUS concern no sandbox and wait for nobody.
     """
 
     def __init__(
@@ -94,13 +101,13 @@ class CniServer:
         handler: CniHandler,
         *,
         limits: ServerLimits | None = None,
-        observe: Observer | None = None,
+        observer: Observer | None = None,
         uid: int = 0,
     ) -> None:
         self._path = path
         self._handler = handler
         self._limits = limits or ServerLimits()
-        self._observe = observe or (lambda _command, _seconds, _code: None)
+        self._observe = observer or (lambda _command, _seconds, _code: None)
         self._uid = uid
         self._locks: KeyedLocks[str] = KeyedLocks()
         self._stopping = asyncio.Event()
@@ -114,11 +121,14 @@ class CniServer:
         return len(self._requests)
 
     def stop(self) -> None:
-        """Make `serve` take no more requests, finish those that run within the bound, and return."""
+        """Make `run` take no more requests, finish those that run within the bound, and return."""
         self._stopping.set()
 
-    async def serve(self) -> None:
-        """Serve until `stop` or cancellation; both end in the same way. Raises ConfigError if `path` cannot be used."""
+    async def run(self) -> None:
+        """Serve until `stop` or cancellation; both end in the same way.
+
+        Raises ConfigError if `path` cannot be used.
+        """
         with listen_unix(self._path, self._limits.backlog) as listener:
             async with asyncio.TaskGroup() as tasks:
                 accepting = tasks.create_task(self._accept(listener, tasks), name="cni-accept")
@@ -135,10 +145,13 @@ class CniServer:
         while True:
             try:
                 peer, _ = await loop.sock_accept(listener)
-            except OSError as err:  # for example EMFILE: the waiting requests are served once others have
-            ended log.error("CNI socket %s: accept failed (%s): raise the limit of open files", self._path,
-            err) await asyncio.sleep(0.1) continue peer.setblocking(False) task =
-            tasks.create_task(self._serve_peer(peer), name="cni-request") self._requests.add(task)
+            except OSError as err:  # for example EMFILE: who waits is served once others have ended
+                log.error("CNI socket %s: accept failed (%s): raise the limit of open files", self._path, err)
+                await asyncio.sleep(0.1)
+                continue
+            peer.setblocking(False)
+            task = tasks.create_task(self._serve_peer(peer), name="cni-request")
+            self._requests.add(task)
             task.add_done_callback(self._requests.discard)
 
     async def _drain(self) -> None:
@@ -146,51 +159,56 @@ class CniServer:
         if not self._requests:
             return
         _, late = await asyncio.wait(set(self._requests), timeout=self._limits.drain_seconds)
-        for task in late:
-            task.cancel()
         if late:
-            log.warning("CNI: %d requests were not finished when the agent stopped, and are undone",
-            len(late)) await asyncio.wait(late)
+            log.warning(
+                "CNI: %d requests were not finished when the agent stopped; they are undone", len(late)
+            )
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late)
 
     async def _serve_peer(self, peer: socket.socket) -> None:
         with peer:
             loop = asyncio.get_running_loop()
             begin = loop.time()
-            status, text, command, code = await self._answer(peer)
-            self._observe(command, loop.time() - begin, code)
+            answer = await self._answer(peer)
+            self._observe(answer.command, loop.time() - begin, answer.code)
             try:
                 async with asyncio.timeout(self._limits.receive_seconds):
-                    await loop.sock_sendall(peer, status + text)
+                    await loop.sock_sendall(peer, answer.octets)
             except (OSError, TimeoutError) as err:
-                log.warning("CNI %s: the answer found no reader (%s)", command or "request", err or "timed
-                out")
+                log.warning("CNI %s: the answer found no reader (%r)", answer.command or "request", err)
 
-    async def _answer(self, peer: socket.socket) -> tuple[bytes, bytes, str, int]:
-        """Read, carry out and render one request: exit status, text, command and error code."""
+    async def _answer(self, peer: socket.socket) -> _Answer:
+        """Read, carry out and render one request."""
         frame = Frame({}, b"")
         try:
             self._check_peer(peer)
             frame = parse_frame(await self._receive(peer))
-            text = await self._carry_out(parse_request(frame))
+            request = parse_request(frame)
+            return _Answer(await self._carry_out(request), request.command)
+        except CniError as err:
+            error = err
         except K8sOvsError as err:
-            error = err if isinstance(err, CniError) else CniError(code_of(err), err.message,
-            remedy=err.remedy)
-        except Exception as err:  # a defect in one request must not take the node's network down; it is
-        logged whole log.exception("CNI request failed by a defect of the agent") error =
-        CniError(Code.INTERNAL, f"defect in the agent: {err!r}", remedy="report it with the agent's log")
-        else: return b"0", text, frame.environment.get("CNI_COMMAND", ""), 0 command =
-        frame.environment.get("CNI_COMMAND", "") log.warning("CNI %s %s: %s", command,
-        frame.environment.get("CNI_CONTAINERID", ""), error) return b"1", render_error(error,
-        requested_version(frame.stdin)), command, int(error.code)
+            error = CniError(code_of(err), err.message, remedy=err.remedy)
+        except (
+            Exception
+        ) as err:  # a defect in one request must not end the node's network; it is logged whole
+            log.exception("CNI request failed by a defect of the agent")
+            error = CniError(
+                Code.INTERNAL, f"defect in the agent: {err!r}", remedy="see the agent's log; report it"
+            )
+        command = frame.environment.get("CNI_COMMAND", "")
+        log.warning("CNI %s %s: %s", command, frame.environment.get("CNI_CONTAINERID", ""), error)
+        return _Answer(render_error(error, requested_version(frame.stdin)), command, int(error.code))
 
     def _check_peer(self, peer: socket.socket) -> None:
-        """Refuse who may not ask, should the mode of the socket or its folder have been opened. See unix(7)."""
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid, uid, _ = struct.unpack("3i", credentials)
-        if uid != self._uid:
+        """Refuse who may not ask, should the mode of the socket or its folder have been opened."""
+        asking = peer_credentials(peer)
+        if asking.uid != self._uid:
             raise CniError(
                 Code.IO_FAILURE,
-                f"process {pid} of user {uid} may not ask the agent",
+                f"process {asking.pid} of user {asking.uid} may not ask the agent",
                 remedy=f"run the CNI executable as user {self._uid}",
             )
 
@@ -199,32 +217,38 @@ class CniServer:
         data = bytearray()
         try:
             async with asyncio.timeout(self._limits.receive_seconds):
-                while chunk := await loop.sock_recv(peer, 65536):
+                while len(data) <= self._limits.request_octets:
+                    chunk = await loop.sock_recv(peer, 65536)
+                    if not chunk:
+                        return bytes(data)
                     data += chunk
-                    if len(data) > self._limits.request_octets:
-                        raise CniError(
-                            Code.DECODE_FAILURE,
-                            f"the request is larger than {self._limits.request_octets} octets",
-                            remedy="shorten the network configuration",
-                        )
         except TimeoutError as err:
+            seconds = f"{self._limits.receive_seconds:g} s"
             raise CniError(
                 Code.IO_FAILURE,
-                f"the request did not arrive within {self._limits.receive_seconds:g} s ({len(data)} octets
-                came)", remedy="ask again",
+                f"after {seconds} only {len(data)} octets of the request are here",
+                remedy="ask again",
             ) from err
         except OSError as err:
-            raise CniError(Code.IO_FAILURE, f"reading the request failed: {err}", remedy="ask again") from err
-        return bytes(data)
+            raise CniError(
+                Code.IO_FAILURE, f"reading the request failed ({err})", remedy="ask again"
+            ) from err
+        raise CniError(
+            Code.DECODE_FAILURE,
+            f"the request is larger than {self._limits.request_octets} octets",
+            remedy="shorten the network configuration",
+        )
 
     async def _carry_out(self, request: Request) -> bytes:
         try:
-            async with asyncio.timeout(self._limits.answer_seconds):
+            async with asyncio.timeout(self._limits.answer_seconds) as bound:
                 if request.command in (Command.GC, Command.STATUS):
                     return await self._dispatch(request)
                 async with self._locks.hold(request.sandbox):
                     return await self._dispatch(request)
         except TimeoutError as err:
+            if not bound.expired():  # somebody else's: a defect, and not ours to explain
+                raise
             raise CniError(
                 Code.TRY_AGAIN,
                 f"{request.command} was not done within {self._limits.answer_seconds:g} s and is undone",
@@ -244,71 +268,3 @@ class CniServer:
             case Command.STATUS:
                 await self._handler.status(request)
         return b""
-
-
-@contextmanager
-def listen_unix(path: Path, backlog: int) -> Iterator[socket.socket]:
-    """Listen on `path`, mode 0600, for the block; its folder is made with mode 0700 if it is missing.
-
-    The socket appears under its name only when it is ready (bind to another name, then rename), and replaces
-    one that an agent before us left. Raises ConfigError if an agent answers there, or if others may write
-    into the folder.
-    """
-    _prepare_folder(path)
-    if _is_answered(path):
-        raise ConfigError(f"{path}: another agent serves this socket", remedy="stop it, or choose another
-        --cni-socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.setblocking(False)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.unlink(missing_ok=True)
-            listener.bind(str(temporary))
-            temporary.chmod(0o600)
-            listener.listen(backlog)
-            ours = temporary.stat()
-            temporary.rename(path)
-        except OSError as err:
-            temporary.unlink(missing_ok=True)
-            raise ConfigError(f"{path}: cannot listen ({err})", remedy="choose another --cni-socket") from err
-        try:
-            yield listener
-        finally:
-            _unlink_ours(path, ours)
-
-
-def _unlink_ours(path: Path, ours: os.stat_result) -> None:
-    """Remove the socket, unless the next agent has put its own in its place already."""
-    try:
-        now = path.lstat()
-        if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino):
-            path.unlink()
-    except FileNotFoundError:
-        return
-
-
-def _prepare_folder(path: Path) -> None:
-    folder = path.parent
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = folder.stat().st_mode
-    except OSError as err:
-        raise ConfigError(f"{folder}: no folder for the CNI socket ({err})", remedy="choose another
-        --cni-socket") from err
-    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
-        raise ConfigError(
-            f"{folder}: others may write into the folder of the CNI socket (mode {stat.S_IMODE(mode):04o})",
-            remedy=f"chmod 0700 {folder}",
-        )
-
-
-def _is_answered(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except BlockingIOError:  # its backlog is full: somebody listens
-            return True
-        except OSError:
-            return False
-    return True

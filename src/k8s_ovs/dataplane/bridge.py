@@ -19,6 +19,9 @@ Datapath = Literal["system", "netdev"]
 VXLAN_OFPORT = OfPort(1)
 GATEWAY_OFPORT = OfPort(2)
 
+LINK_ALIAS_PREFIX = "k8s-ovs:"
+"""By this the host ends of our veths are known: `k8s-ovs:<sandbox>/<ifname>`."""
+
 
 @dataclass(frozen=True, slots=True)
 class BridgeSpec:
@@ -48,6 +51,7 @@ class PodLink:
     """A veth pair: `host_ifname` on the host, `ifname` inside `netns` with the address, routes and MTU of a pod.
 
     `checksum_offload` False turns transmit checksum offload off at the pod's end (the netdev datapath needs that).
+    `alias` is the interface alias of the host's end; it begins with LINK_ALIAS_PREFIX and names the attachment.
     """
 
     host_ifname: str
@@ -60,6 +64,7 @@ class PodLink:
     mac: Mac
     mtu: int
     checksum_offload: bool
+    alias: str = LINK_ALIAS_PREFIX
 
 
 @dataclass(frozen=True, slots=True)
