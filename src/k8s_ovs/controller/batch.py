@@ -52,8 +52,7 @@ def _chains(moves: Mapping[K, K]) -> list[list[K]]:
 
 
 def _fitting(chain: list[K], writes: Mapping[K, V | None], room: int, *, whole: bool) -> Writes[K, V]:
-    """What of a chain fits into `room`: all of it, or its last moves with the end of the key that they
-    leave."""
+    """What of a chain fits into `room`: all of it, or its last moves and the end of the key they leave."""
     ring = chain[0] == chain[-1]
     keys = chain[:-1] if ring else chain
     if len(keys) <= room or (ring and whole):

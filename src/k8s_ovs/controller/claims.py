@@ -18,8 +18,7 @@ Records = Mapping[IPv4Address, HostSubnet]
 
 @dataclass(frozen=True, slots=True)
 class HostNode:
-    """What the plan needs of a Node: its name and its IPv4 addresses of type InternalIP, in the Node's
-    order."""
+    """What the plan needs of a Node: its name and its InternalIP addresses (IPv4), in the Node's order."""
 
     name: str
     addresses: tuple[IPv4Address, ...] = ()
@@ -27,8 +26,7 @@ class HostNode:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """The address of each Node that has an undisputed one (sorted by name), and what is wrong with the
-    others."""
+    """The address of each Node that has an undisputed one, by name, and what is wrong with the others."""
 
     addresses: Mapping[str, IPv4Address]
     problems: tuple[Problem, ...]
@@ -50,8 +48,7 @@ def resolve_claims(nodes: Mapping[str, HostNode], records: Records, config: Netw
 
 
 def _choose(node: HostNode, records: Records, config: NetworkConfig) -> IPv4Address | Problem:
-    """The address that the node is known by, else its first usable one: a second address must not move the
-    record."""
+    """The address that the node is known by, so that a second one moves no record; else its first usable."""
     usable = [a for a in node.addresses if a not in config.network and a not in config.service_network]
     if not node.addresses:
         return node_problem(
@@ -85,8 +82,7 @@ def _is_of(record: HostSubnet, name: str) -> bool:
 
 
 def _drop_shared(wanted: dict[str, IPv4Address], records: Records) -> Iterator[Problem]:
-    """Of Nodes with one address, only the one that already has its record may go on; without one, none
-    may."""
+    """Of Nodes with one address, only the one that already has its record may go on; else none may."""
     by_address: defaultdict[IPv4Address, list[str]] = defaultdict(list)
     for name, address in wanted.items():
         by_address[address].append(name)

@@ -136,8 +136,7 @@ class _Draft:
         self._put(replace(base, host=name, host_ip=address, subnet=subnet))
 
     def settle_other(self, record: HostSubnet, claimed: Mapping[str, IPv4Address]) -> None:
-        """A record that may have no Node: an external host's, or one that has outlived its Node or its
-        address."""
+        """A record that may have no Node: an external host's, or one that outlived its Node or address."""
         address = record.host_ip
         if record.assign:
             self._settle_external(record)
@@ -161,8 +160,7 @@ class _Draft:
                 self._put(replace(record, subnet=subnet))
 
     def _own(self, name: str, address: IPv4Address) -> HostSubnet | None:
-        """The record that the Node has now, wherever it is; else what a Node that is gone left at its
-        address."""
+        """The record that the Node has, wherever it is; else what one that is gone left at its address."""
         at_address = self._records.get(address)
         if at_address is not None and at_address.host == name:
             return at_address

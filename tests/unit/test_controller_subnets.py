@@ -1,0 +1,338 @@
+"""Planning host subnets: what each situation leads to."""
+
+import dataclasses
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from k8s_ovs.config import Mode, NetworkConfig
+from k8s_ovs.controller.claims import HostNode
+from k8s_ovs.controller.plan import Plan, ProblemKind
+from k8s_ovs.controller.subnets import plan_subnets
+from k8s_ovs.errors import RecordError
+from k8s_ovs.model.types import HostSubnet
+from k8s_ovs.sources.store import Snapshot
+
+CONFIG = NetworkConfig(
+    "k8ssdn", IPv4Network("172.11.0.0/16"), 10, IPv4Network("10.96.0.0/12"), Mode.MULTITENANT
+)
+
+
+def ip(text: str) -> IPv4Address:
+    return IPv4Address(text)
+
+
+def net(text: str) -> IPv4Network:
+    return IPv4Network(text)
+
+
+def node(name: str, *addresses: str) -> HostNode:
+    return HostNode(name, tuple(map(ip, addresses)))
+
+
+def record(
+    host: str, address: str, subnet: str | None, *, assign: bool = False, **extra: object
+) -> HostSubnet:
+    return HostSubnet(host, ip(address), net(subnet) if subnet else None, assign, extra)
+
+
+def snapshot(*records: HostSubnet, problems: Iterable[str] = ()) -> Snapshot:
+    errors = {key: RecordError(key, "not JSON", remedy="write it anew") for key in problems}
+    return Snapshot(7, {r.host_ip: r for r in records}, {}, errors)
+
+
+def plan(
+    nodes: Iterable[HostNode],
+    *records: HostSubnet,
+    config: NetworkConfig = CONFIG,
+    problems: Iterable[str] = (),
+    held: Iterable[str] = (),
+    limit: int = 100,
+) -> Plan:
+    return plan_subnets(
+        snapshot(*records, problems=problems), nodes, config, [net(h) for h in held], limit=limit
+    )
+
+
+def puts(result: Plan) -> dict[str, tuple[str, str, bool]]:
+    """What is written: key -> host, subnet, assign."""
+    assert result.change is not None
+    assert result.change.based_on == 7
+    return {str(r.host_ip): (r.host, str(r.subnet), r.assign) for r in result.change.put_subnets}
+
+
+def deletes(result: Plan) -> set[str]:
+    assert result.change is not None
+    return {str(key) for key in result.change.delete_subnets}
+
+
+def kinds(result: Plan) -> dict[str, ProblemKind]:
+    return {problem.subject.name: problem.kind for problem in result.problems}
+
+
+def test_new_nodes_get_subnets_in_the_order_of_their_names() -> None:
+    result = plan([node("node2", "192.0.2.2"), node("node1", "192.0.2.1")])
+    assert puts(result) == {
+        "192.0.2.1": ("node1", "172.11.0.0/22", False),
+        "192.0.2.2": ("node2", "172.11.4.0/22", False),
+    }
+    assert (deletes(result), result.problems, result.allocated, result.free) == (set(), (), 2, 64)
+
+
+def test_nothing_to_do_is_no_change() -> None:
+    result = plan([node("node1", "192.0.2.1")], record("node1", "192.0.2.1", "172.11.8.0/22"))
+    assert (result.change, result.problems, result.free) == (None, (), 63)
+
+
+def test_a_subnet_asked_for_is_given_and_unknown_keys_are_kept() -> None:
+    asked = record("node1", "192.0.2.1", None, note="mine")
+    result = plan([node("node1", "192.0.2.1")], asked)
+    assert puts(result) == {"192.0.2.1": ("node1", "172.11.0.0/22", False)}
+    assert result.change is not None
+    assert result.change.put_subnets[0].extra == {"note": "mine"}
+
+
+def test_a_node_that_is_gone_loses_its_record_and_its_name_is_to_be_confirmed() -> None:
+    result = plan([], record("node1", "192.0.2.1", "172.11.0.0/22"))
+    assert (puts(result), deletes(result), result.absent) == ({}, {"192.0.2.1"}, ["node1"])
+
+
+def test_a_subnet_freed_is_not_given_again_in_the_same_transaction() -> None:
+    result = plan([node("node2", "192.0.2.2")], record("node1", "192.0.2.1", "172.11.0.0/22"))
+    assert puts(result) == {"192.0.2.2": ("node2", "172.11.4.0/22", False)}
+    assert deletes(result) == {"192.0.2.1"}
+
+
+def test_a_changed_address_moves_the_record_with_its_subnet_and_extras() -> None:
+    result = plan([node("node1", "192.0.2.9")], record("node1", "192.0.2.1", "172.11.8.0/22", note="x"))
+    assert puts(result) == {"192.0.2.9": ("node1", "172.11.8.0/22", False)}
+    assert deletes(result) == {"192.0.2.1"}
+    assert result.change is not None
+    assert result.change.put_subnets[0].extra == {"note": "x"}
+    assert (result.allocated, result.absent) == (0, [])
+
+
+def test_nodes_that_swap_addresses_keep_their_subnets() -> None:
+    result = plan(
+        [node("node1", "192.0.2.2"), node("node2", "192.0.2.1")],
+        record("node1", "192.0.2.1", "172.11.0.0/22"),
+        record("node2", "192.0.2.2", "172.11.4.0/22"),
+    )
+    assert puts(result) == {
+        "192.0.2.1": ("node2", "172.11.4.0/22", False),
+        "192.0.2.2": ("node1", "172.11.0.0/22", False),
+    }
+    assert deletes(result) == set()
+
+
+def test_a_second_address_does_not_move_the_record() -> None:
+    result = plan([node("node1", "192.0.2.100", "192.0.2.1")], record("node1", "192.0.2.1", "172.11.0.0/22"))
+    assert result.change is None
+
+
+def test_a_machine_under_a_new_name_takes_over_what_is_recorded_at_its_address() -> None:
+    result = plan([node("new", "192.0.2.1")], record("old", "192.0.2.1", "172.11.12.0/22"))
+    assert puts(result) == {"192.0.2.1": ("new", "172.11.12.0/22", False)}
+    assert (deletes(result), result.absent) == (set(), ["old"])
+
+
+def test_a_node_that_moves_to_the_address_of_one_that_is_gone_brings_its_own_subnet() -> None:
+    result = plan(
+        [node("node1", "192.0.2.2")],
+        record("node1", "192.0.2.1", "172.11.0.0/22"),
+        record("gone", "192.0.2.2", "172.11.4.0/22"),
+    )
+    assert puts(result) == {"192.0.2.2": ("node1", "172.11.0.0/22", False)}
+    assert (deletes(result), result.absent) == ({"192.0.2.1"}, ["gone"])
+
+
+def test_of_two_records_of_a_node_the_one_at_its_address_stays() -> None:
+    result = plan(
+        [node("node1", "192.0.2.2")],
+        record("node1", "192.0.2.1", "172.11.0.0/22"),
+        record("node1", "192.0.2.2", "172.11.4.0/22"),
+    )
+    assert (puts(result), deletes(result), result.absent) == ({}, {"192.0.2.1"}, [])
+
+
+def test_a_node_without_an_address_keeps_its_record_and_is_reported() -> None:
+    result = plan([node("node1")], record("node1", "192.0.2.1", "172.11.0.0/22"))
+    assert result.change is None
+    assert kinds(result) == {"node1": ProblemKind.NO_ADDRESS}
+    assert "--node-ip" in str(result.problems[0])
+
+
+@pytest.mark.parametrize("address", ["172.11.9.9", "10.96.0.1"])
+def test_a_node_address_inside_our_networks_is_refused_and_the_others_go_on(address: str) -> None:
+    result = plan([node("bad", address), node("good", "192.0.2.1")])
+    assert puts(result) == {"192.0.2.1": ("good", "172.11.0.0/22", False)}
+    assert kinds(result) == {"bad": ProblemKind.UNUSABLE_ADDRESS}
+    assert address in result.problems[0].message
+
+
+def test_two_nodes_with_one_address_get_nothing() -> None:
+    result = plan([node("a", "192.0.2.1"), node("b", "192.0.2.1"), node("c", "192.0.2.3")])
+    assert puts(result) == {"192.0.2.3": ("c", "172.11.0.0/22", False)}
+    assert kinds(result) == {"a": ProblemKind.SHARED_ADDRESS, "b": ProblemKind.SHARED_ADDRESS}
+
+
+def test_the_one_that_has_the_record_keeps_it_when_another_claims_its_address() -> None:
+    result = plan([node("a", "192.0.2.1"), node("b", "192.0.2.1")], record("b", "192.0.2.1", "172.11.4.0/22"))
+    assert result.change is None
+    assert kinds(result) == {"a": ProblemKind.SHARED_ADDRESS}
+
+
+def test_an_address_of_a_node_that_has_no_other_now_is_not_taken_from_it() -> None:
+    result = plan(
+        [node("a"), node("b", "192.0.2.1"), node("c", "192.0.2.2")],
+        record("a", "192.0.2.1", "172.11.0.0/22"),
+        record("b", "192.0.2.2", "172.11.4.0/22"),
+    )
+    assert result.change is None  # and c does not get b's, which cannot move
+    assert kinds(result) == {
+        "a": ProblemKind.NO_ADDRESS,
+        "b": ProblemKind.TAKEN_ADDRESS,
+        "c": ProblemKind.TAKEN_ADDRESS,
+    }
+
+
+def test_an_external_host_gets_a_subnet_when_it_asks_and_stays_external() -> None:
+    result = plan([], record("lb", "192.0.2.50", None, assign=True))
+    assert puts(result) == {"192.0.2.50": ("lb", "172.11.0.0/22", True)}
+
+
+def test_an_external_record_is_never_deleted() -> None:
+    assert plan([], record("lb", "192.0.2.50", "172.11.0.0/22", assign=True)).change is None
+
+
+def test_a_node_at_the_address_of_an_external_host_is_reported() -> None:
+    result = plan(
+        [node("node1", "192.0.2.50")],
+        record("lb", "192.0.2.50", "172.11.0.0/22", assign=True),
+        record("node1", "192.0.2.1", "172.11.4.0/22"),
+    )
+    assert result.change is None
+    assert kinds(result) == {"node1": ProblemKind.TAKEN_ADDRESS}
+
+
+def test_an_external_host_with_the_name_of_a_node_is_reported_and_both_are_served() -> None:
+    result = plan([node("node1", "192.0.2.1")], record("node1", "192.0.2.50", None, assign=True))
+    assert puts(result).keys() == {"192.0.2.1", "192.0.2.50"}
+    assert kinds(result) == {"subnets/192.0.2.50": ProblemKind.SHARED_NAME}
+
+
+def test_an_exhausted_pool_is_reported_for_each_that_gets_nothing() -> None:
+    small = dataclasses.replace(CONFIG, network=net("172.11.0.0/21"))
+    nodes = [node(f"node{n}", f"192.0.2.{n}") for n in range(1, 5)]
+    result = plan(nodes, record("gone", "192.0.2.9", "172.11.0.0/22"), config=small)
+    assert puts(result) == {"192.0.2.1": ("node1", "172.11.4.0/22", False)}
+    assert deletes(result) == {"192.0.2.9"}
+    assert kinds(result) == dict.fromkeys(["node2", "node3", "node4"], ProblemKind.NO_SUBNET_LEFT)
+    assert "172.11.0.0/21" in result.problems[0].message
+    assert result.problems[0].remedy
+
+
+def test_a_node_that_gets_nothing_keeps_its_request_wherever_it_is() -> None:
+    small = dataclasses.replace(CONFIG, network=net("172.11.0.0/22"))
+    result = plan(
+        [node("node1", "192.0.2.1"), node("node2", "192.0.2.9")],
+        record("node1", "192.0.2.1", "172.11.0.0/22"),
+        record("node2", "192.0.2.2", None),
+        config=small,
+    )
+    assert result.change is None
+    assert kinds(result) == {"node2": ProblemKind.NO_SUBNET_LEFT}
+
+
+def test_a_record_that_moves_away_goes_even_if_its_successor_gets_nothing() -> None:
+    small = dataclasses.replace(CONFIG, network=net("172.11.0.0/22"))
+    result = plan(
+        [node("node1", "192.0.2.9"), node("node2", "192.0.2.1")],
+        record("node1", "192.0.2.1", "172.11.0.0/22"),
+        config=small,
+    )
+    assert puts(result) == {"192.0.2.9": ("node1", "172.11.0.0/22", False)}
+    assert deletes(result) == {"192.0.2.1"}
+
+
+def test_subnets_written_by_hand_stay_and_are_reported() -> None:
+    result = plan(
+        [node(f"node{n}", f"192.0.2.{n}") for n in range(1, 6)],
+        record("node1", "192.0.2.1", "172.11.0.0/22"),
+        record("node2", "192.0.2.2", "172.11.0.0/22"),
+        record("node3", "192.0.2.3", "10.200.0.0/22"),
+        record("node4", "192.0.2.4", "172.11.4.0/24"),
+    )
+    assert puts(result) == {"192.0.2.5": ("node5", "172.11.8.0/22", False)}
+    assert kinds(result) == {
+        "subnets/192.0.2.2": ProblemKind.OVERLAPPING_SUBNET,
+        "subnets/192.0.2.3": ProblemKind.FOREIGN_SUBNET,
+        "subnets/192.0.2.4": ProblemKind.FOREIGN_SUBNET,
+    }
+    overlap = next(p for p in result.problems if p.kind is ProblemKind.OVERLAPPING_SUBNET)
+    assert "node1" in overlap.message
+    assert "node2" in overlap.message
+
+
+def test_a_subnet_that_contains_others_is_reported_for_each_of_them() -> None:
+    result = plan(
+        [],
+        record("big", "192.0.2.1", "172.11.0.0/20", assign=True),
+        record("in1", "192.0.2.2", "172.11.0.0/22", assign=True),
+        record("in2", "192.0.2.3", "172.11.12.0/22", assign=True),
+        record("out", "192.0.2.4", "172.11.16.0/22", assign=True),
+    )
+    overlaps = {p.subject.name for p in result.problems if p.kind is ProblemKind.OVERLAPPING_SUBNET}
+    assert overlaps == {"subnets/192.0.2.2", "subnets/192.0.2.3"}
+    assert result.free == 64 - 5
+
+
+def test_nobody_writes_over_a_malformed_record_and_what_it_held_is_not_given_away() -> None:
+    result = plan(
+        [node("node1", "192.0.2.1"), node("node2", "192.0.2.2")],
+        problems=["/k8s.ovs.com/ovs/network/k8ssdn/subnets/192.0.2.1"],
+        held=["172.11.0.0/22"],
+    )
+    assert puts(result) == {"192.0.2.2": ("node2", "172.11.4.0/22", False)}
+
+
+def test_a_foreign_range_does_not_count_as_used() -> None:
+    assert plan([], held=["10.0.0.0/8"]).free == 64
+    assert plan([], held=["172.0.0.0/8"]).free == 0
+    assert plan([], held=["172.11.0.0/24", "172.11.1.0/24", "172.11.3.0/24"]).free == 63
+
+
+def test_many_writes_are_cut_into_transactions() -> None:
+    nodes = [node(f"node{n:03}", f"192.0.2.{n}") for n in range(1, 31)]
+    result = plan(nodes, limit=10)
+    assert len(puts(result)) == 10
+    assert result.allocated == 10
+
+
+def test_a_chain_of_moves_longer_than_a_transaction_goes_from_its_end() -> None:
+    """Every node takes the address of the next: the last moves must be first, and none is missing between."""
+    records = {
+        ip(f"192.0.2.{n}"): record(f"node{n}", f"192.0.2.{n}", f"172.11.{4 * n}.0/22") for n in range(1, 21)
+    }
+    nodes = [node(f"node{n}", f"192.0.2.{n + 1}") for n in range(1, 21)]
+    for _ in range(20):
+        result = plan_subnets(Snapshot(7, records, {}), nodes, CONFIG, limit=6)
+        if result.change is None:
+            break
+        assert len(result.change.put_subnets) + len(result.change.delete_subnets) <= 6
+        records = {key: r for key, r in records.items() if key not in result.change.delete_subnets}
+        records |= {r.host_ip: r for r in result.change.put_subnets}
+        assert {r.host: r.subnet for r in records.values()} == {
+            f"node{n}": net(f"172.11.{4 * n}.0/22") for n in range(1, 21)
+        }
+    assert {r.host: str(key) for key, r in records.items()} == {
+        f"node{n}": f"192.0.2.{n + 1}" for n in range(1, 21)
+    }
+
+
+def test_a_ring_of_moves_longer_than_a_transaction_is_not_torn() -> None:
+    records = [record(f"node{n}", f"192.0.2.{n}", f"172.11.{4 * n}.0/22") for n in range(8)]
+    nodes = [node(f"node{n}", f"192.0.2.{(n + 1) % 8}") for n in range(8)]
+    others = [node("alone", "192.0.2.100")]
+    assert len(puts(plan([*nodes, *others], *records, limit=4))) == 8
