@@ -4,9 +4,10 @@ The only place where a bit is given a meaning; widths and overlaps are checked w
 docs/pipeline.md is generated from it. Field names and NXM names: ovs-fields(7).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv4Network
 
 from k8s_ovs.errors import PipelineError
 
@@ -113,6 +114,8 @@ ARP_TYPE = 0x0806
 IP_TYPE = 0x0800
 IPV6_TYPE = 0x86DD
 UDP_PROTO = 17
+VXLAN_PORT = 4789
+"""The UDP port of VXLAN (RFC 7348, section 5; also the default of Open vSwitch)."""
 
 TUN_ID = Field("tun_id", "NXM_NX_TUN_ID", 64, 20)
 TUN_SRC = Field("tun_src", "NXM_NX_TUN_IPV4_SRC", 32, 21, _ipv4, _slash_prefix)
@@ -138,7 +141,70 @@ ARP_THA = Field("arp_tha", "NXM_NX_ARP_THA", 48, 46, _mac, _slash_mac, ARP_TYPE)
 IP_PROTO = Field("nw_proto", "NXM_OF_IP_PROTO", 8, 47, str, _slash_hex, IP_TYPE)
 UDP_DST = Field("tp_dst", "NXM_OF_UDP_DST", 16, 50, str, _slash_hex, IP_TYPE, UDP_PROTO)
 
-FIELDS: tuple[Field, ...] = tuple(
-    sorted((value for value in list(globals().values()) if isinstance(value, Field)), key=lambda f: f.order)
+
+class Origin(IntEnum):
+    """Where a packet came from: the values of `ORIGIN`."""
+
+    TUNNEL = 1
+    POD = 2
+    GATEWAY = 3
+
+
+SOURCE_VNI = Bits("source VNI", REG0, 0, 24, "tenant that the packet acts for; 0 is global")
+ORIGIN = Bits("origin", REG0, 24, 2, "1 tunnel, 2 pod, 3 gateway")
+DESTINATION_VNI = Bits(
+    "destination VNI", REG1, 0, 24, "tenant of the local pod it goes to; 0 is global, and the gateway"
 )
-"""Every field that a flow may use."""
+OUTPUT_PORT = Bits("output port", REG2, 0, 32, "port that deliver sends it out of")
+ARP_SWAP = Bits("ARP swap", REG3, 0, 32, "an address, while the ARP responder swaps sender and target")
+TUNNEL_KEY = Bits("tunnel key", TUN_ID, 0, 24, "VNI in the VXLAN header")
+TAGGED = Bits("VLAN tag present", VLAN_TCI, 12, 1, "the frame has an 802.1Q tag")
+
+CT_MARK = Field("ct_mark", "NXM_NX_CT_MARK", 32, 5)
+CT_CLIENT_VNI = Bits("client VNI", CT_MARK, 0, 24, "reserved for Services: tenant that opened the connection")
+CT_SERVICE = Bits(
+    "service connection", CT_MARK, 24, 1, "reserved for Services: replies are to be translated back"
+)
+CT_ZONES: Mapping[str, int] = {"service": 1}
+"""Conntrack zones, reserved for Services. Zone 0 is left to the host's own conntrack."""
+
+METADATA: tuple[Bits, ...] = (
+    SOURCE_VNI,
+    ORIGIN,
+    DESTINATION_VNI,
+    OUTPUT_PORT,
+    ARP_SWAP,
+    CT_CLIENT_VNI,
+    CT_SERVICE,
+)
+"""Every bit to which this program gives a meaning of its own."""
+
+
+def check_layout(layout: Iterable[Bits]) -> None:
+    """Raise PipelineError if bits reach beyond their field, or overlap others."""
+    used: dict[Field, int] = {}
+    for bits in layout:
+        if bits.width < 1 or bits.start < 0 or bits.mask > bits.field.full:
+            raise PipelineError(f"{bits.name} does not fit into {bits.field.name} ({bits.field.width} bits)")
+        if used.get(bits.field, 0) & bits.mask:
+            raise PipelineError(f"{bits.name} overlaps other bits of {bits.field.name}")
+        used[bits.field] = used.get(bits.field, 0) | bits.mask
+
+
+check_layout(METADATA)
+
+
+def prefix(field: Field, network: IPv4Network) -> tuple[Bits, int]:
+    """The test that the address in `field` lies in `network`."""
+    length = network.prefixlen
+    return Bits(field.name, field, 32 - length, length), int(network.network_address) >> (32 - length)
+
+
+def address(field: Field, value: IPv4Address) -> tuple[Bits, int]:
+    """The test (or the value) that the address in `field` is this one."""
+    return field.whole, int(value)
+
+
+def mac_value(mac: str) -> int:
+    """An Ethernet address as a number."""
+    return int(mac.replace(":", ""), 16)

@@ -28,7 +28,7 @@ class Test:
 
 
 Match = tuple[Test, ...]
-"""Tests of different fields, in the order of `fields.FIELDS`: equal matches are equal tuples."""
+"""Tests of different fields, in the order of `Field.order`: equal matches are equal tuples."""
 
 
 def match_of(wanted: Iterable[tuple[Bits, int]]) -> Match:

@@ -1,28 +1,154 @@
-"""skeleton, signatures final."""
+"""From records to flows: what the bridge should hold, and what has to change for that.
+
+Used by the agent's reconciler: a NodeView says what changed, `DesiredFlows.update` answers with the flow modifications
+for one bundle. The flows themselves come from `flows.stages`. Nothing here talks to a switch.
+"""
 
 from collections.abc import Iterable, Iterator
 
-from k8s_ovs.flows.diff import FlowMod
-from k8s_ovs.flows.flow import Flow
-from k8s_ovs.model.records import LocalHost, ViewKey, ViewRecord
+from k8s_ovs.flows.diff import FlowMod, add, delete
+from k8s_ovs.flows.flow import Flow, Identity
+from k8s_ovs.flows.names import Drop
+from k8s_ovs.flows.stages.arp import Arp
+from k8s_ovs.flows.stages.base import Stage
+from k8s_ovs.flows.stages.classify import Classify
+from k8s_ovs.flows.stages.deliver import Deliver
+from k8s_ovs.flows.stages.gateway_in import GatewayIn
+from k8s_ovs.flows.stages.pod_in import PodIn
+from k8s_ovs.flows.stages.route import Route
+from k8s_ovs.flows.stages.service import Service
+from k8s_ovs.flows.stages.tenant import Tenant
+from k8s_ovs.flows.stages.tunnel import Tunnel
+from k8s_ovs.flows.tables import CLASSIFY, TABLES
+from k8s_ovs.model.records import (
+    LOCAL_HOST,
+    LocalHost,
+    LocalPod,
+    RemoteHost,
+    TenantPresent,
+    ViewKey,
+    ViewRecord,
+    key_order,
+)
 from k8s_ovs.model.view import NodeView
+
+STAGES: tuple[Stage, ...] = (
+    Classify(),
+    Tunnel(),
+    PodIn(),
+    GatewayIn(),
+    Arp(),
+    Service(),
+    Route(),
+    Tenant(),
+    Deliver(),
+)
+"""Every stage, in the order in which a packet meets them."""
 
 
 def flows_of(key: ViewKey, record: ViewRecord | None, local: LocalHost | None) -> tuple[Flow, ...]:
-    """The flows of one object."""
-    raise NotImplementedError
+    """The flows of one object. The node itself has some even before it has a subnet: they drop, and say why."""
+    if key == LOCAL_HOST:
+        return tuple(_node_flows(local))
+    if local is None or record is None:
+        return ()
+    return tuple(flow for stage in STAGES for flow in _stage_flows(stage, record, local))
+
+
+def _stage_flows(stage: Stage, record: ViewRecord, local: LocalHost) -> Iterable[Flow]:
+    match record:
+        case LocalHost():
+            return stage.node(record)
+        case LocalPod():
+            return stage.pod(local, record)
+        case RemoteHost():
+            return stage.remote_host(local, record)
+        case TenantPresent():
+            return stage.tenant(local, record)
+
+
+def _node_flows(local: LocalHost | None) -> Iterator[Flow]:
+    for table in TABLES.values():
+        yield table.end()
+    if local is None:
+        yield CLASSIFY.drop(1, (), Drop.NOT_READY)
+        return
+    for stage in STAGES:
+        yield from stage.node(local)
 
 
 class DesiredFlows:
-    """What the bridge should hold, by the object that wants it."""
+    """What the bridge should hold, by the object that wants it.
+
+    Should two objects want a flow of the same identity, the one whose key comes first (`key_order`) gets it, whoever
+    came first in time.
+    """
+
+    def __init__(self) -> None:
+        self._local: LocalHost | None = None
+        self._by_key: dict[ViewKey, dict[Identity, Flow]] = {}
+        self._claims: dict[Identity, dict[ViewKey, Flow]] = {}
+
+    def __len__(self) -> int:
+        return len(self._claims)
 
     def update(self, view: NodeView, dirty: Iterable[ViewKey] | None = None) -> list[FlowMod]:
         """Compute the flows of the dirty keys again (None: of all); return the differences, each identity once.
 
-        A change of the node itself makes every key dirty without being told.
+        A change of the node itself makes every key dirty without being told. Deletes come first.
         """
-        raise NotImplementedError
+        keys = set(dirty) if dirty is not None else set(view.keys())
+        if dirty is None or view.local != self._local or not self._by_key:
+            keys |= view.keys() | set(self._by_key)
+            self._local = view.local
+        before: dict[Identity, Flow | None] = {}
+        for key in sorted(keys, key=key_order):
+            wanted = {flow.identity: flow for flow in flows_of(key, view.record(key), view.local)}
+            self._replace(key, wanted, before)
+        return self._mods(before)
 
     def all(self) -> Iterator[Flow]:
         """Every flow, each identity once."""
-        raise NotImplementedError
+        return (_winner(claims) for claims in self._claims.values())
+
+    def of(self, key: ViewKey) -> tuple[Flow, ...]:
+        """The flows that one object wants."""
+        return tuple(self._by_key.get(key, {}).values())
+
+    def _replace(
+        self, key: ViewKey, wanted: dict[Identity, Flow], before: dict[Identity, Flow | None]
+    ) -> None:
+        had = self._by_key.get(key, {})
+        if had == wanted:
+            return
+        for identity in dict.fromkeys((*had, *wanted)):
+            claims = self._claims.get(identity, {})
+            before.setdefault(identity, _winner(claims) if claims else None)
+            if identity in wanted:
+                self._claims.setdefault(identity, {})[key] = wanted[identity]
+            else:
+                del claims[key]
+                if not claims:
+                    del self._claims[identity]
+        if wanted:
+            self._by_key[key] = wanted
+        else:
+            self._by_key.pop(key, None)
+
+    def _mods(self, before: dict[Identity, Flow | None]) -> list[FlowMod]:
+        deletes: list[FlowMod] = []
+        adds: list[FlowMod] = []
+        for identity, old in before.items():
+            claims = self._claims.get(identity)
+            new = _winner(claims) if claims else None
+            if new is None and old is not None:
+                deletes.append(delete(old))
+            elif new is not None and new != old:
+                adds.append(add(new))
+        return deletes + adds
+
+
+def _winner(claims: dict[ViewKey, Flow]) -> Flow:
+    if len(claims) == 1:
+        return next(iter(claims.values()))
+    return claims[min(claims, key=key_order)]

@@ -10,12 +10,11 @@ from typing import TypeVar
 
 from k8s_ovs.errors import RecordError
 from k8s_ovs.model.records import LocalHost
-from k8s_ovs.model.types import Attachment, AttachmentKey, OfPort
+from k8s_ovs.model.types import GATEWAY_OFPORT, VXLAN_OFPORT, Attachment, AttachmentKey, OfPort
 
 LAST_OFPORT = 0xFEFF
 """The highest port number that OpenFlow 1.0 leaves to real ports (OFPP_MAX - 1 of the specification)."""
-FIXED_OFPORTS = 2
-"""The tunnel and the gateway have ports 1 and 2."""
+_FIXED = (VXLAN_OFPORT, GATEWAY_OFPORT)
 
 K = TypeVar("K", bound=Hashable)
 
@@ -68,7 +67,7 @@ class PodIndex:
     def problem(self, attachment: Attachment, local: LocalHost) -> RecordError | None:
         """Why the attachment cannot be used; None if it can, or has no port yet."""
         ofport, address, key = attachment.ofport, attachment.address, attachment.key
-        if ofport is not None and not FIXED_OFPORTS < ofport <= LAST_OFPORT:
+        if ofport is not None and (ofport in _FIXED or not 0 < ofport <= LAST_OFPORT):
             return _error(attachment, f"port number {ofport} is none that a pod can have")
         if ofport is not None and len(self._by_ofport[ofport]) > 1:
             return _error(

@@ -21,6 +21,11 @@ GLOBAL_VNI = Vni(0)
 MIN_TENANT_VNI = Vni(10)
 MAX_VNI = Vni((1 << 24) - 1)
 
+VXLAN_OFPORT = OfPort(1)
+"""The bridge's port for tunnels, on every node."""
+GATEWAY_OFPORT = OfPort(2)
+"""The bridge's port to the host itself, on every node."""
+
 GLOBAL_NAMESPACE = "kube-system"
 """The Namespace that is global from the start."""
 

@@ -1,0 +1,91 @@
+"""Route: by destination address, most specific first.
+
+A local pod or the gateway: on to the tenant stage, which runs at the destination's host only. Another host's subnet: into the
+tunnel with the source's VNI as key, unless the packet came out of a tunnel (no transit: with it, two hosts that disagree
+on a subnet would send packets in circles). Outside: a pod's packet goes to the host, which routes and translates it.
+
+127.0.0.0/8 must not reach the host: kube-proxy sets route_localnet, and the host's loopback services would answer
+(CVE-2020-8558).
+"""
+
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+
+from k8s_ovs.flows.fields import (
+    DESTINATION_VNI,
+    ETH_DST,
+    ETH_TYPE,
+    IP_DST,
+    IP_TYPE,
+    ORIGIN,
+    OUTPUT_PORT,
+    SOURCE_VNI,
+    TUN_DST,
+    TUN_ID,
+    TUNNEL_KEY,
+    Origin,
+    address,
+    mac_value,
+    prefix,
+)
+from k8s_ovs.flows.flow import Action, Flow, Move, SetField
+from k8s_ovs.flows.names import Drop
+from k8s_ovs.flows.stages.base import Stage
+from k8s_ovs.flows.tables import DELIVER, ROUTE, TENANT, goto
+from k8s_ovs.model.records import LocalHost, LocalPod, RemoteHost
+from k8s_ovs.model.types import GATEWAY_OFPORT, GLOBAL_VNI, VXLAN_OFPORT, Mac, OfPort, Vni
+
+_IP = (ETH_TYPE.whole, IP_TYPE)
+_FROM_TUNNEL = (ORIGIN, Origin.TUNNEL)
+
+_NOWHERE = {
+    IPv4Network("0.0.0.0/8"): Drop.LOOPBACK_DESTINATION,
+    IPv4Network("127.0.0.0/8"): Drop.LOOPBACK_DESTINATION,
+    IPv4Network("224.0.0.0/4"): Drop.MULTICAST,
+    IPv4Network("240.0.0.0/4"): Drop.BROADCAST,
+}
+
+
+class Route(Stage):
+    """Which port, which MAC, which tunnel."""
+
+    def node(self, local: LocalHost) -> Iterator[Flow]:
+        """The gateway, and every address that no pod and no host has."""
+        network = prefix(IP_DST, local.config.network)
+        to_gateway = _to_port(GATEWAY_OFPORT, GLOBAL_VNI, local.gateway_mac)
+        yield ROUTE.flow(700, [_IP, address(IP_DST, local.gateway)], to_gateway)
+        yield ROUTE.drop(600, [_IP, prefix(IP_DST, local.subnet)], Drop.NO_SUCH_POD)
+        yield ROUTE.drop(500, [_IP, network, _FROM_TUNNEL], Drop.NO_TRANSIT)
+        yield ROUTE.drop(300, [_IP, network], Drop.NO_SUCH_HOST)
+        for nowhere, reason in _NOWHERE.items():
+            yield ROUTE.drop(200, [_IP, prefix(IP_DST, nowhere)], reason)
+        yield ROUTE.flow(100, [_IP, (ORIGIN, Origin.POD)], to_gateway)
+        yield ROUTE.drop(50, [_IP, _FROM_TUNNEL], Drop.NO_TRANSIT)
+
+    def pod(self, local: LocalHost, pod: LocalPod) -> Iterator[Flow]:
+        """To the pod's port, with the pod's MAC."""
+        del local
+        ip = pod.attachment.address
+        actions = _to_port(pod.ofport, pod.vni, pod.attachment.mac)
+        yield ROUTE.flow(700, [_IP, address(IP_DST, ip)], actions, about=int(ip))
+
+    def remote_host(self, local: LocalHost, remote: RemoteHost) -> Iterator[Flow]:
+        """Into the tunnel. The tenant is judged at the other end, so the check here is passed by."""
+        del local
+        actions: list[Action] = [
+            SetField(TUN_DST.whole, int(remote.host_ip)),
+            SetField(TUN_ID.whole, 0),
+            Move(SOURCE_VNI, TUNNEL_KEY),
+            SetField(OUTPUT_PORT, VXLAN_OFPORT),
+            goto(DELIVER),
+        ]
+        yield ROUTE.flow(400, [_IP, prefix(IP_DST, remote.subnet)], actions, about=int(remote.host_ip))
+
+
+def _to_port(port: OfPort, vni: Vni, mac: Mac) -> list[Action]:
+    return [
+        SetField(DESTINATION_VNI, vni),
+        SetField(OUTPUT_PORT, port),
+        SetField(ETH_DST.whole, mac_value(mac)),
+        goto(TENANT),
+    ]

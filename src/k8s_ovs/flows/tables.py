@@ -1,0 +1,266 @@
+"""The tables of the bridge: each declared once, and the declaration enforced.
+
+The stages (`flows.stages`) make every flow through `Table.flow` or `Table.drop`, which refuse what the table does not
+declare: a match, a field written, a next table, an output. So this file can be trusted as the map of the pipeline.
+A new stage is a Table here and a module in `flows.stages`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from k8s_ovs.errors import PipelineError
+from k8s_ovs.flows import fields as f
+from k8s_ovs.flows.fields import Bits, Field
+from k8s_ovs.flows.flow import Action, Flow, Goto, Match, Move, Output, OutputInPort, SetField, match_of
+from k8s_ovs.flows.names import Drop, StageId, cookie_of, drop_cookie
+
+Wanted = Iterable[tuple[Bits, int]]
+"""A match as the stages write it: bits and the value they have to have."""
+
+TOP_PRIORITY = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table. `next` holds table numbers; `miss` names the drop at its end; `filled` says what its flows grow with."""
+
+    number: int
+    name: str
+    stage: StageId
+    decides: str
+    filled: str
+    miss: Drop
+    matches: tuple[Bits, ...] = ()
+    sets: tuple[Bits, ...] = ()
+    next: tuple[int, ...] = ()
+    outputs: bool = False
+
+    def flow(self, priority: int, match: Wanted, actions: Sequence[Action], *, about: int = 0) -> Flow:
+        """A flow that lets packets go on; `about` is the object's number for the cookie. Raises PipelineError."""
+        cookie = cookie_of(self.stage, about)
+        flow = Flow(self.number, priority, match_of(match), tuple(actions), cookie)
+        if not flow.actions:
+            raise self._error(flow, "has no actions: use drop() and name the reason")
+        return self._checked(flow)
+
+    def drop(self, priority: int, match: Wanted, reason: Drop) -> Flow:
+        """A flow that drops for a reason with a name. Raises PipelineError."""
+        return self._checked(
+            Flow(self.number, priority, match_of(match), (), drop_cookie(self.stage, reason))
+        )
+
+    def end(self) -> Flow:
+        """The drop at the end of the table."""
+        return Flow(self.number, 0, (), (), drop_cookie(self.stage, self.miss))
+
+    def _checked(self, flow: Flow) -> Flow:
+        if not 0 < flow.priority <= TOP_PRIORITY:
+            raise self._error(flow, f"has priority {flow.priority}; 0 is the table's end")
+        self._check_match(flow)
+        for action in flow.actions:
+            self._check_action(flow, action)
+        return flow
+
+    def _check_match(self, flow: Flow) -> None:
+        for test in flow.match:
+            allowed = _mask_of(self.matches, test.field)
+            if test.mask & ~allowed:
+                raise self._error(flow, f"may not match {test.field.name} (bits {test.mask & ~allowed:#x})")
+            _check_protocol(self, flow, test.field)
+
+    def _check_action(self, flow: Flow, action: Action) -> None:
+        match action:
+            case SetField(bits, value):
+                bits.place(value)
+                self._check_set(flow, bits)
+            case Move(source, target):
+                if source.width != target.width:
+                    raise self._error(flow, f"copies {source.width} bits of {source.name} to {target.width}")
+                self._check_set(flow, target)
+            case Goto(number):
+                if number not in self.next or number <= self.number:
+                    raise self._error(flow, f"may not go to table {number}")
+                if action is not flow.actions[-1]:
+                    raise self._error(flow, f"goes to table {number} before its last action")
+            case Output() | OutputInPort():
+                if not self.outputs:
+                    raise self._error(flow, "may not output")
+
+    def _check_set(self, flow: Flow, bits: Bits) -> None:
+        if bits.mask & ~_mask_of(self.sets, bits.field):
+            raise self._error(flow, f"may not set {bits.name} ({bits.field.name})")
+        _check_protocol(self, flow, bits.field)
+
+    def _error(self, flow: Flow, what: str) -> PipelineError:
+        return PipelineError(f"table {self.name}: flow {what}: {flow}")
+
+
+def _mask_of(declared: Iterable[Bits], field: Field) -> int:
+    mask = 0
+    for bits in declared:
+        if bits.field == field:
+            mask |= bits.mask
+    return mask
+
+
+def _check_protocol(table: Table, flow: Flow, field: Field) -> None:
+    """Open vSwitch ignores or refuses a test of a field that the packet need not have; here it is always an error."""
+    if field.ethertype and _exactly(flow.match, f.ETH_TYPE) != field.ethertype:
+        raise PipelineError(f"table {table.name}: flow uses {field.name} without its protocol: {flow}")
+    if field.protocol and _exactly(flow.match, f.IP_PROTO) != field.protocol:
+        raise PipelineError(f"table {table.name}: flow uses {field.name} without its protocol: {flow}")
+
+
+def _exactly(match: Match, field: Field) -> int | None:
+    return next((test.value for test in match if test.field == field and test.exact), None)
+
+
+_DELIVER = 100
+_TENANT = 80
+_ROUTE = 70
+_SERVICE = 60
+_ARP = 40
+_GATEWAY_IN = 30
+_POD_IN = 20
+_TUNNEL_IN = 15
+_TUNNEL = 10
+
+CLASSIFY = Table(
+    number=0,
+    name="classify",
+    stage=StageId.CLASSIFY,
+    decides="where the packet came from: tunnel, gateway or pod; only untagged IPv4 and ARP go on",
+    filled="fixed",
+    miss=Drop.UNKNOWN_PROTOCOL,
+    matches=(f.IN_PORT.whole, f.TAGGED, f.ETH_TYPE.whole),
+    next=(_TUNNEL, _POD_IN, _GATEWAY_IN),
+)
+TUNNEL = Table(
+    number=_TUNNEL,
+    name="tunnel",
+    stage=StageId.TUNNEL,
+    decides="whether the outer source is a host of the cluster",
+    filled="remote host",
+    miss=Drop.TUNNEL_UNKNOWN_HOST,
+    matches=(f.ETH_TYPE.whole, f.TUN_SRC.whole),
+    next=(_TUNNEL_IN,),
+)
+TUNNEL_IN = Table(
+    number=_TUNNEL_IN,
+    name="tunnel-in",
+    stage=StageId.TUNNEL,
+    decides="whether that host may send with this inner source and key; the tenant is the key",
+    filled="remote host",
+    miss=Drop.TUNNEL_FOREIGN_KEY,
+    matches=(f.ETH_TYPE.whole, f.TUN_SRC.whole, f.TUN_ID.whole, f.IP_SRC.whole),
+    sets=(f.SOURCE_VNI, f.ORIGIN),
+    next=(_SERVICE,),
+)
+POD_IN = Table(
+    number=_POD_IN,
+    name="pod-in",
+    stage=StageId.POD_IN,
+    decides="whether port, MAC and IP belong to one pod; the tenant is the pod's (a rate limit would be a meter here)",
+    filled="local pod",
+    miss=Drop.POD_OTHER,
+    matches=(
+        *(
+            f.IN_PORT.whole,
+            f.ETH_SRC.whole,
+            f.ETH_TYPE.whole,
+            f.IP_SRC.whole,
+            f.IP_PROTO.whole,
+            f.UDP_DST.whole,
+        ),
+        *(f.ARP_SPA.whole, f.ARP_TPA.whole, f.ARP_SHA.whole),
+    ),
+    sets=(f.SOURCE_VNI, f.ORIGIN),
+    next=(_ARP, _SERVICE),
+)
+GATEWAY_IN = Table(
+    number=_GATEWAY_IN,
+    name="gateway-in",
+    stage=StageId.GATEWAY_IN,
+    decides="the tenant: 0 for the host, the pod's own for a local pod's packet that comes back through the host",
+    filled="local pod",
+    miss=Drop.GATEWAY_OTHER,
+    matches=(f.ETH_TYPE.whole, f.IP_SRC.whole, f.ARP_SPA.whole, f.ARP_TPA.whole),
+    sets=(f.SOURCE_VNI, f.ORIGIN),
+    next=(_ARP, _SERVICE),
+)
+ARP = Table(
+    number=_ARP,
+    name="arp",
+    stage=StageId.ARP,
+    decides="the answer to ARP: every address of the cluster has the MAC 0a:58 followed by the address",
+    filled="fixed",
+    miss=Drop.ARP_OUTSIDE_NETWORK,
+    matches=(f.ETH_TYPE.whole, f.ARP_OP.whole, f.ARP_TPA.whole, f.ORIGIN),
+    sets=(
+        *(f.ETH_SRC.whole, f.ETH_DST.whole, f.ARP_OP.whole, f.ARP_SPA.whole, f.ARP_TPA.whole),
+        *(f.ARP_SHA.whole, f.ARP_THA.whole, f.ARP_SWAP),
+    ),
+    outputs=True,
+)
+SERVICE = Table(
+    number=_SERVICE,
+    name="service",
+    stage=StageId.SERVICE,
+    decides="whether the destination is a Service, and which endpoint it becomes (no Service yet: dropped)",
+    filled="fixed",
+    miss=Drop.SERVICE_OTHER,
+    matches=(f.ETH_TYPE.whole, f.IP_DST.whole),
+    next=(_ROUTE,),
+)
+ROUTE = Table(
+    number=_ROUTE,
+    name="route",
+    stage=StageId.ROUTE,
+    decides="the way: local pod, gateway, tunnel to another host, or outside through the gateway",
+    filled="local pod, remote host",
+    miss=Drop.OUTSIDE_NOT_FROM_POD,
+    matches=(f.ETH_TYPE.whole, f.IP_DST.whole, f.ORIGIN),
+    sets=(
+        *(f.DESTINATION_VNI, f.OUTPUT_PORT),
+        *(f.ETH_DST.whole, f.TUN_DST.whole, f.TUN_ID.whole),
+    ),
+    next=(_TENANT, _DELIVER),
+)
+TENANT = Table(
+    number=_TENANT,
+    name="tenant",
+    stage=StageId.TENANT,
+    decides="at the destination's host: whether source and destination are one tenant, or one of them is global",
+    filled="tenant present on this host",
+    miss=Drop.TENANT_MISMATCH,
+    matches=(f.SOURCE_VNI, f.DESTINATION_VNI),
+    next=(_DELIVER,),
+)
+DELIVER = Table(
+    number=_DELIVER,
+    name="deliver",
+    stage=StageId.DELIVER,
+    decides="nothing: the packet goes out (VXLAN to the host excepted, also after translation)",
+    filled="fixed",
+    miss=Drop.DELIVER_OTHER,
+    matches=(f.ETH_TYPE.whole, f.IP_PROTO.whole, f.UDP_DST.whole, f.OUTPUT_PORT),
+    sets=(f.IN_PORT.whole,),
+    outputs=True,
+)
+
+TABLES: dict[int, Table] = {
+    table.number: table
+    for table in (CLASSIFY, TUNNEL, TUNNEL_IN, POD_IN, GATEWAY_IN, ARP, SERVICE, ROUTE, TENANT, DELIVER)
+}
+"""Every table by number. 50 stays free for policy on the way out, 90 for policy on the way in."""
+
+
+def goto(table: Table) -> Goto:
+    """The action that goes on in `table`."""
+    return Goto(table.number)
+
+
+def table_name(number: int) -> str:
+    """The name of a table that people see; the number itself for one that is not ours."""
+    table = TABLES.get(number)
+    return table.name if table is not None else str(number)
