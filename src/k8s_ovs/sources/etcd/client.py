@@ -1,0 +1,105 @@
+"""A client of an etcd cluster: one connection at a time, to whichever of the endpoints answers.
+
+The store reads and writes through it, and its watch shares the connection. Rotation to another endpoint
+happens here; waiting before the next round does not: callers know how long they can wait.
+"""
+
+import asyncio
+import random
+
+from k8s_ovs.errors import EtcdDenied, EtcdError, EtcdUnavailable
+from k8s_ovs.sources.etcd.connection import Connection
+from k8s_ovs.sources.etcd.proto import rpc_pb2 as rpc
+from k8s_ovs.sources.etcd.settings import EtcdSettings
+
+
+class EtcdClient:
+    """Calls to a cluster; `probe` is a key that we may read, asked for to see whether a server is alive."""
+
+    def __init__(self, settings: EtcdSettings, probe: str) -> None:
+        self.settings = settings
+        self.probe = rpc.RangeRequest(key=probe.encode(), count_only=True)
+        self._endpoints = settings.parsed()
+        # agents of many nodes spread over the members
+        self._turn = random.randrange(len(self._endpoints))  # noqa: S311 - no secret
+        self._connection: Connection | None = None
+        self._opening = asyncio.Lock()
+
+    async def connection(self) -> Connection:
+        """The connection in use, or a new one to the first endpoint that answers, all being tried once.
+
+        Raises EtcdDenied if one refused us and none answered, else EtcdUnavailable; the message has every
+        cause.
+        """
+        async with self._opening:
+            if self._connection is not None and self._connection.usable:
+                return self._connection
+            self.drop(self._connection)
+            failures: list[EtcdError] = []
+            for _ in self._endpoints:
+                endpoint = self._endpoints[self._turn % len(self._endpoints)]
+                try:
+                    self._connection = await Connection.open(self.settings, endpoint, self.probe)
+                except EtcdError as err:
+                    failures.append(err)
+                    self._turn += 1
+                else:
+                    return self._connection
+            raise _joined(failures) from failures[0]
+
+    def drop(self, connection: Connection | None) -> None:
+        """Give a connection up that failed; the next one is tried with another endpoint first."""
+        if connection is None:
+            return
+        connection.close()
+        if connection is self._connection:
+            self._connection = None
+            self._turn += 1
+
+    async def range(self, request: rpc.RangeRequest) -> rpc.RangeResponse:
+        """Read, at another endpoint if one fails. Raises EtcdUnavailable, EtcdDenied."""
+        for _ in self._endpoints:
+            connection = await self.connection()
+            try:
+                return await connection.range(request)
+            except EtcdUnavailable:
+                self.drop(connection)
+        return await (await self.connection()).range(request)
+
+    async def read_txn(self, request: rpc.TxnRequest) -> rpc.TxnResponse:
+        """A transaction that only reads, like `range`."""
+        for _ in self._endpoints:
+            connection = await self.connection()
+            try:
+                return await connection.txn(request)
+            except EtcdUnavailable:
+                self.drop(connection)
+        return await (await self.connection()).txn(request)
+
+    async def write_txn(self, request: rpc.TxnRequest) -> rpc.TxnResponse:
+        """A transaction that writes: tried once, because a server that fell silent may have done it.
+
+        Raises EtcdUnavailable when it is unknown whether it was done, EtcdDenied.
+        """
+        connection = await self.connection()
+        try:
+            return await connection.txn(request)
+        except EtcdUnavailable:
+            self.drop(connection)
+            raise
+
+    def close(self) -> None:
+        """Close the connection; calls under way fail."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _joined(failures: list[EtcdError]) -> EtcdError:
+    if len(failures) == 1:
+        return failures[0]
+    denied = [failure for failure in failures if isinstance(failure, EtcdDenied)]
+    text = "; ".join(failure.message for failure in failures)
+    if denied:
+        return EtcdDenied(f"no etcd endpoint lets us in: {text}", remedy=denied[0].remedy)
+    return EtcdUnavailable(f"no etcd endpoint answers: {text}", remedy=failures[0].remedy)
