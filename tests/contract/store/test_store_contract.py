@@ -1,0 +1,207 @@
+"""What every Store promises, on the fake and on a real etcd."""
+
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from fakes.storeworld import CONFIG, World
+from fakes.watching import watching
+from k8s_ovs.errors import ConfigError, RecordError
+from k8s_ovs.model.events import (
+    HostSubnetGone,
+    HostSubnetSet,
+    NetNamespaceGone,
+    NetNamespaceSet,
+    Source,
+    Synced,
+)
+from k8s_ovs.model.types import HostSubnet, NetNamespace, Vni
+from k8s_ovs.sources.store import Change
+
+IP1, IP2 = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
+NODE1 = HostSubnet("node1", IP1, IPv4Network("172.11.0.0/22"))
+NODE2 = HostSubnet("node2", IP2, None, assign=True)
+RED = NetNamespace("red", Vni(10))
+BLUE = NetNamespace("blue", None, "join", "red")
+
+
+async def commit(world: World, change: Change) -> bool:
+    """`change` on top of what is there now."""
+    now = await world.store.snapshot()
+    return await world.store.commit(
+        Change(
+            now.revision,
+            change.put_subnets,
+            change.delete_subnets,
+            change.put_namespaces,
+            change.delete_namespaces,
+        )
+    )
+
+
+async def test_without_a_config_there_is_none_and_it_can_be_created_once(empty: World) -> None:
+    assert await empty.store.network_config() is None
+    assert await empty.store.create_network_config(CONFIG)
+    assert not await empty.store.create_network_config(CONFIG)
+    assert await empty.store.network_config() == CONFIG
+
+
+async def test_a_config_under_the_networks_own_key_counts(empty: World) -> None:
+    empty.put(f"{empty.prefix}/blue-net/config", CONFIG.to_json())
+    assert await empty.store.network_config() == CONFIG
+    assert not await empty.store.create_network_config(CONFIG)
+
+
+async def test_an_invalid_config_is_an_error_that_names_the_key(world: World) -> None:
+    world.put(f"{world.prefix}/config", '{"Name":"x"}')
+    with pytest.raises(ConfigError, match=f"{world.prefix}/config.*HostSubnetLength"):
+        await world.store.network_config()
+
+
+async def test_without_a_config_records_cannot_be_found(empty: World) -> None:
+    for attempt in (empty.store.snapshot(), empty.store.commit(Change(1, put_namespaces=[RED]))):
+        with pytest.raises(ConfigError, match="init-config"):
+            await attempt
+    with pytest.raises(ConfigError, match="init-config"):
+        await anext(empty.store.watch())
+
+
+async def test_what_is_committed_is_in_the_snapshot(world: World) -> None:
+    assert await commit(world, Change(0, put_subnets=[NODE1, NODE2], put_namespaces=[RED, BLUE]))
+    now = await world.store.snapshot()
+    assert now.host_subnets == {IP1: NODE1, IP2: NODE2}
+    assert now.net_namespaces == {"red": RED, "blue": BLUE}
+    assert now.problems == {}
+    assert await commit(world, Change(0, delete_subnets=[IP1], delete_namespaces=["blue"]))
+    now = await world.store.snapshot()
+    assert now.host_subnets == {IP2: NODE2}
+    assert now.net_namespaces == {"red": RED}
+
+
+async def test_two_commits_on_one_base_cannot_both_win(world: World) -> None:
+    base = (await world.store.snapshot()).revision
+    assert await world.store.commit(Change(base, put_namespaces=[RED]))
+    assert not await world.store.commit(Change(base, put_namespaces=[NetNamespace("blue", Vni(10))]))
+    assert (await world.store.snapshot()).net_namespaces == {"red": RED}
+
+
+async def test_a_record_rewritten_since_refuses_the_commit(world: World) -> None:
+    assert await commit(world, Change(0, put_namespaces=[RED]))
+    base = (await world.store.snapshot()).revision
+    world.put(world.keys.namespace("red"), '{"NetName":"red","NetID":0}')
+    assert not await world.store.commit(Change(base, delete_namespaces=["red"]))
+
+
+async def test_a_change_of_the_other_kind_does_not_refuse_the_commit(world: World) -> None:
+    base = (await world.store.snapshot()).revision
+    assert await world.store.commit(Change(base, put_namespaces=[RED]))
+    assert await world.store.commit(Change(base, put_subnets=[NODE1]))
+
+
+async def test_an_empty_change_succeeds(world: World) -> None:
+    assert await world.store.commit(Change(0))
+
+
+async def test_a_large_change_is_one_transaction(world: World) -> None:
+    many = [HostSubnet(f"n{n}", IP1 + n, None) for n in range(2000)]
+    base = (await world.store.snapshot()).revision
+    async with watching(world.store) as seen:
+        await seen.until_synced()
+        assert await world.store.commit(Change(base, put_subnets=many))
+        await seen.count(len(many))
+        assert [len(batch) for batch in seen.batches] == [2, len(many)]
+    assert not await world.store.commit(Change(base, put_subnets=[NODE2]))
+
+
+async def test_a_record_that_nobody_could_read_is_not_written(world: World) -> None:
+    base = (await world.store.snapshot()).revision
+    with pytest.raises(RecordError, match="NetID 5 is reserved"):
+        await world.store.commit(Change(base, put_namespaces=[RED, NetNamespace("green", Vni(5))]))
+    assert (await world.store.snapshot()).net_namespaces == {}
+
+
+async def test_keys_that_are_not_ours_survive_a_rewrite(world: World) -> None:
+    world.put(world.keys.namespace("red"), '{"NetName":"red","NetID":10,"Team":{"on call":[1,"zwei"]}}')
+    record = (await world.store.snapshot()).net_namespaces["red"]
+    assert await commit(world, Change(0, put_namespaces=[NetNamespace("red", Vni(11), extra=record.extra)]))
+    record = (await world.store.snapshot()).net_namespaces["red"]
+    assert record == NetNamespace("red", Vni(11))
+    assert record.extra == {"Team": {"on call": [1, "zwei"]}}
+
+
+async def test_a_malformed_record_is_reported_and_the_rest_goes_on(world: World) -> None:
+    bad = world.keys.namespace("bad")
+    world.put(bad, "{")
+    world.put(world.keys.subnets + "nonsense", "{}")
+    assert await commit(world, Change(0, put_namespaces=[RED]))
+    now = await world.store.snapshot()
+    assert now.net_namespaces == {"red": RED}
+    assert set(now.problems) == {bad, world.keys.subnets + "nonsense"}
+    assert "not JSON" in str(now.problems[bad])
+
+
+async def test_other_keys_of_the_network_are_left_alone(world: World) -> None:
+    world.put(world.keys.root + "config", "whatever")
+    world.put(world.keys.root + "subnets", "whatever")
+    now = await world.store.snapshot()
+    assert (now.host_subnets, now.net_namespaces, now.problems) == ({}, {}, {})
+
+
+async def test_a_watch_tells_what_exists_then_what_changes_a_batch_a_revision(world: World) -> None:
+    assert await commit(world, Change(0, put_subnets=[NODE1], put_namespaces=[RED]))
+    async with watching(world.store) as seen:
+        await seen.until_synced()
+        assert seen.batches[0][-2:] == [Synced(Source.HOST_SUBNETS), Synced(Source.NET_NAMESPACES)]
+        assert set(seen.events) == {HostSubnetSet(NODE1), NetNamespaceSet(RED)}
+        assert await commit(
+            world, Change(0, put_subnets=[NODE2], delete_subnets=[IP1], delete_namespaces=["red"])
+        )
+        assert await commit(world, Change(0, put_namespaces=[BLUE]))
+        await seen.count(6)
+        assert [set(batch) for batch in seen.batches[1:]] == [
+            {HostSubnetSet(NODE2), HostSubnetGone(IP1), NetNamespaceGone("red")},
+            {NetNamespaceSet(BLUE)},
+        ]
+
+
+async def test_an_empty_network_is_synced_at_once(world: World) -> None:
+    async with watching(world.store) as seen:
+        await seen.until_synced()
+        assert seen.batches == [[Synced(Source.HOST_SUBNETS), Synced(Source.NET_NAMESPACES)]]
+
+
+async def test_a_record_that_becomes_malformed_keeps_what_was_known(world: World) -> None:
+    key = world.keys.namespace("red")
+    world.put(key, '{"NetName":"red","NetID":10}')
+    async with watching(world.store) as seen:
+        await seen.until_synced()
+        world.put(key, '{"NetName":"red","NetID":"ten"}')
+        world.put(world.keys.namespace("blue"), '{"NetName":"blue","Action":"join","Namespace":"red"}')
+        assert await seen.count(2) == [NetNamespaceSet(RED), NetNamespaceSet(BLUE)]
+        assert list(world.store.problems) == [key]
+        assert "NetID is 'ten'" in str(world.store.problems[key])
+        world.put(key, '{"NetName":"red","NetID":12}')
+        assert (await seen.count(3))[2] == NetNamespaceSet(NetNamespace("red", Vni(12)))
+        assert world.store.problems == {}
+
+
+async def test_a_malformed_record_that_goes_away_is_no_problem_any_more(world: World) -> None:
+    key, never = world.keys.namespace("red"), world.keys.namespace("never")
+    world.put(key, '{"NetName":"red","NetID":10}')
+    world.put(never, "[]")
+    async with watching(world.store) as seen:
+        await seen.until_synced()
+        assert list(world.store.problems) == [never]
+        world.put(key, "[]")
+        world.delete(never)
+        world.delete(key)
+        assert await seen.count(2) == [NetNamespaceSet(RED), NetNamespaceGone("red")]
+        assert world.store.problems == {}
+
+
+async def test_two_watches_of_one_store_both_hear_everything(world: World) -> None:
+    async with watching(world.store) as one, watching(world.store) as two:
+        await one.until_synced()
+        await two.until_synced()
+        assert await commit(world, Change(0, put_namespaces=[RED]))
+        assert await one.count(1) == await two.count(1) == [NetNamespaceSet(RED)]
