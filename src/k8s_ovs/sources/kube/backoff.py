@@ -3,7 +3,7 @@
 Used by the reflector. Never waits itself.
 """
 
-import random
+from random import Random
 from dataclasses import dataclass, field
 
 FLOOR_SECONDS = 0.05
@@ -19,7 +19,7 @@ class Backoff:
 
     base: float = 0.2
     cap: float = 15.0
-    random: random.Random = field(default_factory=random.Random)
+    random: Random = field(default_factory=Random)
     failures: int = 0
 
     def next(self) -> float:

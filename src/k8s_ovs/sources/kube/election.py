@@ -96,6 +96,7 @@ class LeaseElection:
         self._observed: LeaseSpec | None = None
         self._observed_at = 0.0
         self._renewed: float | None = None
+        self._complaint = ""
 
     @property
     def is_leader(self) -> bool:
@@ -128,7 +129,6 @@ class LeaseElection:
 
     async def _reign(self, lead: Callable[[], Awaitable[None]]) -> bool:
         """Run `lead` until it ends (True) or the lease is lost (False)."""
-
         ended = False
 
         async def leading() -> None:
@@ -256,6 +256,7 @@ class LeaseElection:
         self._lease = await write(LEASES, changed)
         self._observe(self._lease)
         self._renewed = before
+        self._complaint = ""
 
     async def _release(self) -> None:
         """Let the next one in without waiting, if the lease is still ours."""
@@ -283,6 +284,12 @@ class LeaseElection:
             lease.spec, holder_identity="", lease_duration_seconds=1, acquire_time=now, renew_time=now
         )
         self._observe(await self._api.update(LEASES, msgspec.structs.replace(lease, spec=free)))
+
+    def _complain(self, what: str, err: Exception) -> None:
+        """Log a failure; as a warning only once while it stays the same."""
+        complaint = f"lease {self._namespace}/{self._name} {what}: {str(err) or 'no answer in time'}"
+        log.log(logging.DEBUG if complaint == self._complaint else logging.WARNING, "%s", complaint)
+        self._complaint = complaint
 
 
 def micro_time(moment: datetime) -> str:
