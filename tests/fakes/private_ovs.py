@@ -47,7 +47,7 @@ def run(*argv: str, stdin: str | None = None) -> str:
 
 
 def unique(prefix: str) -> str:
-    """A name that no parallel test run uses: for namespaces and interfaces (a prefix of 7 characters fits)."""
+    """A name that no parallel test run uses: for namespaces and interfaces (7 characters of prefix fit)."""
     return f"{prefix}{os.getpid() % 65536:04x}{secrets.token_hex(2)}"
 
 

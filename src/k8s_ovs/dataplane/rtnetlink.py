@@ -1,0 +1,235 @@
+"""Links, addresses and routes of one network namespace, as the kernel has them: rtnetlink(7).
+
+For `links`. Blocking, IPv4 only. It carries out single requests and decides nothing.
+"""
+
+import errno
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from socket import AF_INET, AF_INET6, AF_UNSPEC
+
+from k8s_ovs.dataplane import netlink as nl
+from k8s_ovs.errors import LinkError
+from k8s_ovs.model.types import Mac
+
+NEWLINK, DELLINK, GETLINK = 16, 17, 18
+NEWADDR, DELADDR, GETADDR = 20, 21, 22
+NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
+
+IFINFO = struct.Struct("=BxHiII")
+"""family, device type, index, flags, which flags to change"""
+IFADDR = struct.Struct("=BBBBI")
+"""family, prefix length, flags, scope, index"""
+RTMSG = struct.Struct("=BBBBBBBBI")
+"""family, destination's and source's prefix length, tos, table, protocol, scope, type, flags"""
+
+IFF_UP = 0x1
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
+IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 20, 26, 28, 29
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+VETH_INFO_PEER = 1
+IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_MODE_NONE = 8, 1
+SKIP_STATISTICS = 0x8
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 7, 15
+RT_TABLE_MAIN, RTPROT_KERNEL, RTPROT_STATIC, RTN_UNICAST = 254, 2, 4, 1
+SCOPE_GLOBAL, SCOPE_LINK = 0, 253
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface. `peer` is the index of a veth's other end, in that end's namespace."""
+
+    index: int
+    name: str
+    kind: str
+    mac: Mac
+    mtu: int
+    up: bool
+    alias: str
+    peer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route of the main table: `gateway` None means directly connected; `source` is the preferred address."""
+
+    to: IPv4Network
+    gateway: IPv4Address | None = None
+    source: IPv4Address | None = None
+    kernel: bool = False
+
+    @property
+    def scope(self) -> int:
+        """The scope in the kernel's terms."""
+        return SCOPE_LINK if self.gateway is None else SCOPE_GLOBAL
+
+
+class Rtnetlink:
+    """The namespace in which it is constructed; close it, or use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._netlink = nl.Netlink()
+
+    def __enter__(self) -> "Rtnetlink":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._netlink.close()
+
+    def links(self) -> list[Link]:
+        """Every interface."""
+        payload = IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + nl.u32(IFLA_EXT_MASK, SKIP_STATISTICS)
+        return [_link(answer) for answer in self._netlink.request(GETLINK, payload, nl.F_DUMP, what="links")]
+
+    def link(self, name: str) -> Link | None:
+        """The interface of this name."""
+        payload = IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + nl.text(IFLA_IFNAME, name)
+        payload += nl.u32(IFLA_EXT_MASK, SKIP_STATISTICS)
+        try:
+            answers = self._netlink.request(GETLINK, payload, what=f"interface {name}")
+        except LinkError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+        return _link(answers[0])
+
+    def create_veth(self, name: str, peer: str, peer_netns: int, mac: Mac, mtu: int) -> None:
+        """Make a pair, down, its peer `peer` born with `mac` in the namespace of the descriptor `peer_netns`."""
+        there = IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + nl.text(IFLA_IFNAME, peer) + nl.u32(IFLA_MTU, mtu)
+        there += nl.u32(IFLA_NET_NS_FD, peer_netns) + nl.attr(IFLA_ADDRESS, _mac_octets(mac))
+        kind = nl.text(IFLA_INFO_KIND, "veth")
+        data = nl.nest(IFLA_INFO_DATA, nl.attr(VETH_INFO_PEER | nl.NESTED, there))
+        here = IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + nl.text(IFLA_IFNAME, name) + nl.u32(IFLA_MTU, mtu)
+        payload = here + nl.nest(IFLA_LINKINFO, kind, data)
+        self._netlink.request(NEWLINK, payload, nl.F_CREATE | nl.F_EXCL, what=f"veth {name} with peer {peer}")
+
+    def set_link(
+        self, link: Link, *, mac: Mac | None = None, mtu: int | None = None, alias: str | None = None
+    ) -> None:
+        """Change what is given."""
+        payload = IFINFO.pack(AF_UNSPEC, 0, link.index, 0, 0)
+        if mac is not None:
+            payload += nl.attr(IFLA_ADDRESS, _mac_octets(mac))
+        if mtu is not None:
+            payload += nl.u32(IFLA_MTU, mtu)
+        if alias is not None:
+            payload += nl.text(IFLA_IFALIAS, alias)
+        self._netlink.request(NEWLINK, payload, what=f"interface {link.name}: mac {mac}, mtu {mtu}")
+
+    def set_up(self, link: Link) -> None:
+        """Bring the interface up."""
+        payload = IFINFO.pack(AF_UNSPEC, 0, link.index, IFF_UP, IFF_UP)
+        self._netlink.request(NEWLINK, payload, what=f"interface {link.name}: up")
+
+    def no_ipv6_address(self, link: Link) -> None:
+        """Let the interface come up without a link-local address; a kernel without IPv6 has nothing to do."""
+        mode = nl.u8(IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_MODE_NONE)
+        payload = IFINFO.pack(AF_UNSPEC, 0, link.index, 0, 0)
+        payload += nl.nest(IFLA_AF_SPEC, nl.nest(AF_INET6, mode))
+        try:
+            self._netlink.request(NEWLINK, payload, what=f"interface {link.name}: IPv6 off")
+        except LinkError as error:
+            if error.errno not in {errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL}:
+                raise
+
+    def delete_link(self, link: Link) -> None:
+        """Delete the interface, and a veth's other end with it; one that is gone already is no error."""
+        payload = IFINFO.pack(AF_UNSPEC, 0, link.index, 0, 0)
+        try:
+            self._netlink.request(DELLINK, payload, what=f"interface {link.name}: delete")
+        except LinkError as error:
+            if error.errno != errno.ENODEV:
+                raise
+
+    def addresses(self, link: Link | None = None) -> list[tuple[int, IPv4Interface]]:
+        """Index of the interface and address, of one interface or of all."""
+        payload = IFADDR.pack(AF_INET, 0, 0, 0, link.index if link is not None else 0)
+        answers = self._netlink.request(GETADDR, payload, nl.F_DUMP, what="addresses")
+        return [_address(answer) for answer in answers]
+
+    def add_address(self, link: Link, address: IPv4Interface) -> None:
+        """Add an address; one that is there is no error."""
+        self._change_address(NEWADDR, nl.F_CREATE | nl.F_REPLACE, link, address)
+
+    def delete_address(self, link: Link, address: IPv4Interface) -> None:
+        """Delete an address."""
+        self._change_address(DELADDR, 0, link, address)
+
+    def routes(self, link: Link) -> list[Route]:
+        """The main table's unicast routes through `link`."""
+        payload = RTMSG.pack(AF_INET, 0, 0, 0, RT_TABLE_MAIN, 0, 0, RTN_UNICAST, 0) + nl.u32(
+            RTA_OIF, link.index
+        )
+        answers = self._netlink.request(GETROUTE, payload, nl.F_DUMP, what=f"routes of {link.name}")
+        return [_route(answer) for answer in answers]
+
+    def put_route(self, link: Link, route: Route) -> None:
+        """Add a route, replacing another to the same destination."""
+        self._change_route(NEWROUTE, nl.F_CREATE | nl.F_REPLACE, link, route)
+
+    def delete_route(self, link: Link, route: Route) -> None:
+        """Delete a route."""
+        self._change_route(DELROUTE, 0, link, route)
+
+    def _change_address(self, kind: int, flags: int, link: Link, address: IPv4Interface) -> None:
+        payload = IFADDR.pack(AF_INET, address.network.prefixlen, 0, SCOPE_GLOBAL, link.index)
+        payload += nl.attr(IFA_LOCAL, address.ip.packed) + nl.attr(IFA_ADDRESS, address.ip.packed)
+        verb = "add" if kind == NEWADDR else "delete"
+        self._netlink.request(kind, payload, flags, what=f"address {address} of {link.name}: {verb}")
+
+    def _change_route(self, kind: int, flags: int, link: Link, route: Route) -> None:
+        protocol = RTPROT_KERNEL if route.kernel else RTPROT_STATIC
+        bits = route.to.prefixlen
+        payload = RTMSG.pack(AF_INET, bits, 0, 0, RT_TABLE_MAIN, protocol, route.scope, RTN_UNICAST, 0)
+        payload += nl.attr(RTA_DST, route.to.network_address.packed) if bits else b""
+        payload += nl.u32(RTA_OIF, link.index)
+        if route.gateway is not None:
+            payload += nl.attr(RTA_GATEWAY, route.gateway.packed)
+        if route.source is not None:
+            payload += nl.attr(RTA_PREFSRC, route.source.packed)
+        verb = "add" if kind == NEWROUTE else "delete"
+        self._netlink.request(kind, payload, flags, what=f"route {route.to} through {link.name}: {verb}")
+
+
+def _link(answer: bytes) -> Link:
+    _, _, index, flags, _ = IFINFO.unpack_from(answer)
+    found = nl.attributes(answer[IFINFO.size :])
+    info = nl.attributes(found.get(IFLA_LINKINFO, b""))
+    return Link(
+        index=index,
+        name=nl.string(found[IFLA_IFNAME]),
+        kind=nl.string(info.get(IFLA_INFO_KIND, b"")),
+        mac=Mac(found.get(IFLA_ADDRESS, b"").hex(":")),
+        mtu=nl.number(found.get(IFLA_MTU, b"")),
+        up=bool(flags & IFF_UP),
+        alias=nl.string(found.get(IFLA_IFALIAS, b"")),
+        peer=nl.number(found.get(IFLA_LINK, b"")),
+    )
+
+
+def _address(answer: bytes) -> tuple[int, IPv4Interface]:
+    _, bits, _, _, index = IFADDR.unpack_from(answer)
+    found = nl.attributes(answer[IFADDR.size :])
+    octets = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
+    return index, IPv4Interface((octets, bits))
+
+
+def _route(answer: bytes) -> Route:
+    _, bits, _, _, _, protocol, _, _, _ = RTMSG.unpack_from(answer)
+    found = nl.attributes(answer[RTMSG.size :])
+    return Route(
+        to=IPv4Network((found.get(RTA_DST, bytes(4)), bits)),
+        gateway=IPv4Address(found[RTA_GATEWAY]) if RTA_GATEWAY in found else None,
+        source=IPv4Address(found[RTA_PREFSRC]) if RTA_PREFSRC in found else None,
+        kernel=protocol == RTPROT_KERNEL,
+    )
+
+
+def _mac_octets(mac: Mac) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
