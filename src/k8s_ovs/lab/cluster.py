@@ -1,0 +1,342 @@
+"""A lab as data: the names, addresses and paths that follow from its options.
+
+Every other module of the lab takes a `Cluster` and asks it; `lifecycle` writes it to `lab.json`, and `down` needs
+nothing else to find what has to be removed. Pure: no file, process or namespace is touched here.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from k8s_ovs.config import Mode, NetworkConfig
+from k8s_ovs.errors import ConfigError, LabError
+
+DEFAULT_BASE = Path("/run/k8s-ovs-lab")
+DEFAULT_NAME = "lab"
+NETWORK_NAME = "k8ssdn"
+ETCD_PREFIX = "/k8s.ovs.com/ovs/network"
+ETCD_PORT = 2379
+API_PORT = 6443
+METRICS_PORT = 9640
+NODE_PORT = 10079
+"""Where the lab's own probe server listens on every node, beside the pods' servers."""
+POD_PORTS = (80, 8080)
+"""What a pod serves when its containers name no port."""
+
+UNDERLAY_BRIDGE = "br-phy"
+"""The bridge of each node that holds its uplink and its underlay address (the netdev datapath needs it so)."""
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+_MAX_NAME = 32
+_UNIX_PATH_MAX = 107
+"""Octets of a unix socket's path, unix(7)."""
+_LONGEST_SOCKET = "nodes/external-host-name/ovs/ovs-vswitchd.ctl"
+_FIRST_NODE = 11
+MAX_NODES = 64
+
+
+def check_name(name: str) -> str:
+    """Return `name` if a lab can be called so. Raises LabError."""
+    if len(name) > _MAX_NAME:
+        raise LabError(f"lab name {name!r} has {len(name)} characters", remedy=f"use at most {_MAX_NAME}")
+    if not _NAME.fullmatch(name):
+        raise LabError(
+            f"lab name {name!r} cannot be used",
+            remedy="use lower-case letters, digits and inner hyphens, like `lab-2`",
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the lab: a network namespace with a switch, an agent and a kubelet of its own."""
+
+    name: str
+    address: IPv4Interface
+    directory: Path
+    netns: Path
+
+    @property
+    def ip(self) -> IPv4Address:
+        """The node's underlay address: InternalIP, and the tunnel's end."""
+        return self.address.ip
+
+    @property
+    def ovs_rundir(self) -> Path:
+        """Where this node's db.sock, control sockets and bridge management sockets are."""
+        return self.directory / "ovs"
+
+    @property
+    def ovs_database(self) -> Path:
+        """The file of this node's OVSDB."""
+        return self.directory / "conf.db"
+
+    @property
+    def cni_conf_dir(self) -> Path:
+        """Where the agent writes its conflist and the kubelet looks for one."""
+        return self.directory / "net.d"
+
+    @property
+    def cni_socket(self) -> Path:
+        """The socket between the CNI executable and the agent."""
+        return self.directory / "cni.sock"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """What processes of this node use to reach the API server."""
+        return self.directory / "kubeconfig"
+
+    @property
+    def podserver_socket(self) -> Path:
+        """Where the kubelet tells the pod server which ports to serve."""
+        return self.directory / "pods.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """The four networks of a lab. `outside` is beyond the underlay's router: nothing of the cluster lives there."""
+
+    pods: IPv4Network
+    services: IPv4Network
+    underlay: IPv4Network
+    outside: IPv4Network
+
+    def check(self) -> None:
+        """Raise LabError if two of them overlap."""
+        named = [(what, getattr(self, what)) for what in ("pods", "services", "underlay", "outside")]
+        for index, (what, network) in enumerate(named):
+            for other_what, other in named[index + 1 :]:
+                if network.overlaps(other):
+                    raise LabError(
+                        f"the networks of {what} ({network}) and {other_what} ({other}) overlap",
+                        remedy="give other --pod-cidr, --service-cidr or --underlay-cidr",
+                    )
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Everything about one lab that is known before it starts.
+
+    `bare` leaves agents and controllers out. `loopback_etcd` and `loopback_api` are ports on the host's 127.0.0.1.
+    `portmap` is the CNI plugin's path when the machine has it, `kube_bin` the directory of a real kube-apiserver.
+    """
+
+    name: str
+    directory: Path
+    node_count: int
+    mode: Mode
+    networks: Networks
+    host_bits: int
+    loopback_etcd: int
+    loopback_api: int
+    controllers: int = 2
+    bare: bool = False
+    shim: Path | None = None
+    portmap: Path | None = None
+    kube_bin: Path | None = None
+
+    def check(self) -> None:
+        """Raise LabError for options that cannot work together."""
+        check_name(self.name)
+        self.networks.check()
+        room = min(MAX_NODES, self.networks.underlay.num_addresses - _FIRST_NODE - 1)
+        if not 1 <= self.node_count <= room:
+            raise LabError(
+                f"{self.node_count} nodes do not fit the underlay {self.networks.underlay}",
+                remedy=f"use --nodes 1 to {max(room, 1)}, or a larger --underlay-cidr (a /24 holds {MAX_NODES})",
+            )
+        longest = self.directory / _LONGEST_SOCKET
+        if len(bytes(longest)) > _UNIX_PATH_MAX:
+            raise LabError(
+                f"the state directory {self.directory} is too long for unix sockets below it",
+                remedy=f"choose --state-dir and --name that are {len(bytes(longest)) - _UNIX_PATH_MAX} shorter in all",
+            )
+        try:
+            NetworkConfig.from_json(self.network_config.to_json(), origin="the lab's options")
+        except ConfigError as err:
+            raise LabError(err.message, remedy=err.remedy) from err
+        if self.network_config.host_subnets < self.node_count:
+            raise LabError(
+                f"{self.networks.pods} has room for {self.network_config.host_subnets} host subnets, not {self.node_count}",
+                remedy="give a larger --pod-cidr or smaller --host-bits",
+            )
+
+    @property
+    def network_config(self) -> NetworkConfig:
+        """What `init-config` writes to etcd for this lab."""
+        return NetworkConfig(
+            name=NETWORK_NAME,
+            network=self.networks.pods,
+            host_bits=self.host_bits,
+            service_network=self.networks.services,
+            mode=self.mode,
+        )
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes node1, node2, … in order."""
+        return tuple(self._node(index) for index in range(self.node_count))
+
+    def _node(self, index: int) -> Node:
+        name = f"node{index + 1}"
+        return Node(
+            name=name,
+            address=self._underlay_address(_FIRST_NODE + index),
+            directory=self.directory / "nodes" / name,
+            netns=self.netns(name),
+        )
+
+    def node(self, name: str) -> Node:
+        """The node of this name. Raises LabError."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        names = ", ".join(node.name for node in self.nodes)
+        raise LabError(f"lab {self.name} has no node {name!r}", remedy=f"its nodes are {names}")
+
+    def netns(self, name: str) -> Path:
+        """The mount file of a namespace of this lab: fabric, control, outside, a node or a pod's sandbox."""
+        return self.directory / "netns" / name
+
+    def pod_netns(self, sandbox: str) -> Path:
+        """The mount file of a pod's namespace."""
+        return self.netns(f"pod-{sandbox[:16]}")
+
+    def _underlay_address(self, host: int) -> IPv4Interface:
+        network = self.networks.underlay
+        return IPv4Interface((network.network_address + host, network.prefixlen))
+
+    def _outside_address(self, host: int) -> IPv4Interface:
+        network = self.networks.outside
+        return IPv4Interface((network.network_address + host, network.prefixlen))
+
+    @property
+    def router(self) -> IPv4Interface:
+        """The fabric's address on the underlay: the nodes' default gateway."""
+        return self._underlay_address(1)
+
+    @property
+    def control(self) -> IPv4Interface:
+        """Where etcd and the API server listen for the nodes."""
+        return self._underlay_address(2)
+
+    @property
+    def outside_router(self) -> IPv4Interface:
+        """The fabric's address on the outside network."""
+        return self._outside_address(1)
+
+    @property
+    def outside(self) -> IPv4Interface:
+        """The host that stands for the rest of the world."""
+        return self._outside_address(10)
+
+    @property
+    def etcd_endpoint(self) -> str:
+        """Where nodes reach etcd."""
+        return f"http://{self.control.ip}:{ETCD_PORT}"
+
+    @property
+    def loopback_etcd_endpoint(self) -> str:
+        """Where the user's shell reaches etcd."""
+        return f"http://127.0.0.1:{self.loopback_etcd}"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """What the user's shell uses to reach the API server."""
+        return self.directory / "kubeconfig"
+
+    @property
+    def control_kubeconfig(self) -> Path:
+        """What processes inside the lab use to reach the API server, over the underlay."""
+        return self.directory / "control.kubeconfig"
+
+    @property
+    def cni_bin(self) -> Path:
+        """Where the CNI executables of this lab are; the same for all nodes."""
+        return self.directory / "cni-bin"
+
+    @property
+    def logs(self) -> Path:
+        """One file for each process."""
+        return self.directory / "log"
+
+    @property
+    def pods_dir(self) -> Path:
+        """One JSON file for each running pod, NAMESPACE_NAME.json."""
+        return self.directory / "pods"
+
+    def to_json(self) -> str:
+        """The text of lab.json."""
+        return json.dumps(
+            {
+                "name": self.name,
+                "directory": str(self.directory),
+                "nodes": self.node_count,
+                "mode": self.mode.value,
+                "networks": {
+                    what: str(getattr(self.networks, what))
+                    for what in ("pods", "services", "underlay", "outside")
+                },
+                "hostBits": self.host_bits,
+                "loopback": {"etcd": self.loopback_etcd, "api": self.loopback_api},
+                "controllers": self.controllers,
+                "bare": self.bare,
+                "shim": _text(self.shim),
+                "portmap": _text(self.portmap),
+                "kubeBin": _text(self.kube_bin),
+            },
+            indent=1,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Cluster":
+        """Read lab.json. Raises LabError if it is not ours or cut off."""
+        try:
+            data: dict[str, Any] = json.loads(text)
+            return cls(
+                name=data["name"],
+                directory=Path(data["directory"]),
+                node_count=data["nodes"],
+                mode=Mode(data["mode"]),
+                networks=Networks(**{what: IPv4Network(value) for what, value in data["networks"].items()}),
+                host_bits=data["hostBits"],
+                loopback_etcd=data["loopback"]["etcd"],
+                loopback_api=data["loopback"]["api"],
+                controllers=data["controllers"],
+                bare=data["bare"],
+                shim=_path(data["shim"]),
+                portmap=_path(data["portmap"]),
+                kube_bin=_path(data["kubeBin"]),
+            )
+        except (ValueError, KeyError, TypeError) as err:
+            raise LabError(f"lab.json cannot be read ({err!r})", remedy="run `k8s-ovs lab down`") from err
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+POD_CANDIDATES = ("10.128.0.0/14", "172.20.0.0/14", "10.64.0.0/14", "192.168.0.0/16")
+SERVICE_CANDIDATES = ("10.96.0.0/16", "172.30.0.0/16", "10.32.0.0/16", "10.112.0.0/16")
+UNDERLAY_CANDIDATES = ("100.64.10.0/24", "172.31.250.0/24", "10.200.250.0/24", "100.127.250.0/24")
+OUTSIDE_CANDIDATES = ("198.51.100.0/24", "203.0.113.0/24", "192.0.2.0/24", "198.18.0.0/24")
+"""Documentation networks (RFC 5737) and the benchmark network (RFC 2544)."""
+
+
+def pick(what: str, candidates: Iterable[str], taken: Iterable[IPv4Network]) -> IPv4Network:
+    """The first candidate that overlaps nothing of `taken`. Raises LabError if every one does."""
+    used = [network for network in taken if network.prefixlen > 0]
+    tried = [IPv4Network(text) for text in candidates]
+    for network in tried:
+        if not any(network.overlaps(other) for other in used):
+            return network
+    names = ", ".join(map(str, tried))
+    raise LabError(f"no {what} is free on this host (tried {names})", remedy="give one as an option")

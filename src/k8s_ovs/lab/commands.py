@@ -1,0 +1,206 @@
+"""The command line, environment and namespace of every process of a lab. Pure.
+
+Called by the supervisor, which starts them. The agent's and the controller's lines are the ones that a node's unit or
+a DaemonSet would have: nothing here reaches into them in another way.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from k8s_ovs.lab.cluster import API_PORT, ETCD_PORT, ETCD_PREFIX, METRICS_PORT, NODE_PORT, Cluster, Node
+
+VSWITCH_SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+PODSERVER = Path(__file__).with_name("podserver.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One process: `name` is unique in the lab, `netns` the namespace it runs in, `env` comes on top of ours."""
+
+    name: str
+    argv: tuple[str, ...]
+    netns: Path
+    log: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def full_argv(self) -> tuple[str, ...]:
+        """With the step into the namespace: nsenter replaces itself, so the pid is the process's own."""
+        return ("nsenter", f"--net={self.netns}", "--", *self.argv)
+
+
+def product(*arguments: str) -> tuple[str, ...]:
+    """`k8s-ovs ARGUMENTS` with this very installation."""
+    return (sys.executable, "-m", "k8s_ovs.cli.main", *arguments)
+
+
+def etcd(cluster: Cluster) -> Command:
+    """The real etcd, one member."""
+    address = cluster.control.ip
+    peer = f"http://{address}:{ETCD_PORT + 1}"
+    return Command(
+        name="etcd",
+        argv=(
+            "etcd",
+            "--name=lab",
+            f"--data-dir={cluster.directory / 'etcd'}",
+            f"--listen-client-urls={cluster.etcd_endpoint}",
+            f"--advertise-client-urls={cluster.etcd_endpoint}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=lab={peer}",
+            "--heartbeat-interval=50",
+            "--election-timeout=500",
+            "--log-level=warn",
+            "--logger=zap",
+        ),
+        netns=cluster.netns("control"),
+        log=cluster.logs / "etcd.log",
+    )
+
+
+def embedded_api(cluster: Cluster) -> Command:
+    """The embedded Kubernetes API. Its journal lets it come back with all objects after a kill."""
+    return Command(
+        name="apiserver",
+        argv=(
+            sys.executable,
+            "-m",
+            "k8s_ovs.lab.kubeapi",
+            "--listen",
+            f"{cluster.control.ip}:{API_PORT}",
+            "--journal",
+            str(cluster.directory / "kubeapi.journal"),
+            "--service-cidr",
+            str(cluster.networks.services),
+        ),
+        netns=cluster.netns("control"),
+        log=cluster.logs / "apiserver.log",
+    )
+
+
+def ovs_environment(node: Node) -> dict[str, str]:
+    """What makes every OVS tool talk to this node's switch."""
+    return {
+        "OVS_RUNDIR": str(node.ovs_rundir),
+        "OVS_LOGDIR": str(node.directory),
+        "OVS_DBDIR": str(node.directory),
+        "OVS_SYSCONFDIR": str(node.directory),
+    }
+
+
+def ovsdb(cluster: Cluster, node: Node) -> Command:
+    """The node's own ovsdb-server."""
+    return Command(
+        name=f"{node.name}/ovsdb",
+        argv=(
+            "ovsdb-server",
+            str(node.ovs_database),
+            f"--remote=punix:{node.ovs_rundir / 'db.sock'}",
+            f"--unixctl={node.ovs_rundir / 'ovsdb-server.ctl'}",
+            "--no-chdir",
+            "-vconsole:warn",
+            "-vsyslog:off",
+            "-vfile:off",
+        ),
+        netns=node.netns,
+        log=cluster.logs / f"{node.name}-ovsdb.log",
+        env=ovs_environment(node),
+    )
+
+
+def vswitchd(cluster: Cluster, node: Node) -> Command:
+    """The node's own switch. The kernel datapath is disabled: namespaces would share its state, and many hosts lack it."""
+    return Command(
+        name=f"{node.name}/vswitchd",
+        argv=(
+            "ovs-vswitchd",
+            f"unix:{node.ovs_rundir / 'db.sock'}",
+            f"--unixctl={node.ovs_rundir / 'ovs-vswitchd.ctl'}",
+            "--disable-system",
+            "--no-chdir",
+            "-vconsole:warn",
+            "-vsyslog:off",
+            "-vfile:off",
+        ),
+        netns=node.netns,
+        log=cluster.logs / f"{node.name}-vswitchd.log",
+        env=ovs_environment(node),
+    )
+
+
+def podserver(cluster: Cluster, node: Node) -> Command:
+    """What answers inside this node's pods."""
+    return Command(
+        name=f"{node.name}/podserver",
+        # By file, isolated and without site: it needs the standard library only, and starts in a third of the time.
+        argv=(
+            sys.executable,
+            "-I",
+            "-S",
+            str(PODSERVER),
+            str(node.podserver_socket),
+            node.name,
+            str(NODE_PORT),
+        ),
+        netns=node.netns,
+        log=cluster.logs / f"{node.name}-podserver.log",
+    )
+
+
+def agent(cluster: Cluster, node: Node) -> Command:
+    """The agent of a node."""
+    return Command(
+        name=f"{node.name}/agent",
+        argv=product(
+            "agent",
+            f"--hostname={node.name}",
+            f"--node-ip={node.ip}",
+            f"--etcd-endpoints={cluster.etcd_endpoint}",
+            f"--etcd-prefix={ETCD_PREFIX}",
+            f"--kubeconfig={node.kubeconfig}",
+            "--datapath=netdev",
+            f"--ovs-rundir={node.ovs_rundir}",
+            f"--cni-socket={node.cni_socket}",
+            f"--cni-conf-dir={node.cni_conf_dir}",
+            f"--metrics-address=127.0.0.1:{METRICS_PORT}",
+        ),
+        netns=node.netns,
+        log=cluster.logs / f"{node.name}-agent.log",
+        env=ovs_environment(node),
+    )
+
+
+def controller(cluster: Cluster, index: int) -> Command:
+    """One of the controllers; they elect a leader among themselves."""
+    return Command(
+        name=f"controller{index}",
+        argv=product(
+            "controller",
+            f"--hostname=controller{index}",
+            f"--etcd-endpoints={cluster.etcd_endpoint}",
+            f"--etcd-prefix={ETCD_PREFIX}",
+            f"--kubeconfig={cluster.control_kubeconfig}",
+            f"--metrics-address=127.0.0.1:{METRICS_PORT + index}",
+        ),
+        netns=cluster.netns("control"),
+        log=cluster.logs / f"controller{index}.log",
+    )
+
+
+def init_config(cluster: Cluster) -> Command:
+    """Write the network config, if there is none, and check it."""
+    return Command(
+        name="init-config",
+        argv=product(
+            "init-config",
+            f"--etcd-endpoints={cluster.etcd_endpoint}",
+            f"--etcd-prefix={ETCD_PREFIX}",
+            f"--from-json={cluster.network_config.to_json()}",
+            f"--node-ip={','.join(str(node.ip) for node in cluster.nodes)}",
+        ),
+        netns=cluster.netns("control"),
+        log=cluster.logs / "init-config.log",
+    )

@@ -1,0 +1,152 @@
+"""A node's own Open vSwitch: its database, its uplink bridge, and the node's address on it.
+
+Called by the supervisor. The address is what a host's network service would do: whenever the switch (re)creates the
+bridge's port, the address and the default route go onto it again, at once. The pods' bridge is the agent's, not ours.
+"""
+
+import asyncio
+import os
+import socket
+import struct
+from pathlib import Path
+
+from k8s_ovs.errors import LabError
+from k8s_ovs.lab import fabric, namespaces
+from k8s_ovs.lab.cluster import UNDERLAY_BRIDGE, Cluster, Node
+from k8s_ovs.lab.commands import VSWITCH_SCHEMA, ovs_environment
+
+_SO_RCVBUFFORCE = 33
+_RTM_NEWLINK = 16
+_RTMGRP_LINK = 1
+_IFLA_IFNAME = 3
+_HEADER = struct.Struct("=IHHII")
+_IFINFO = struct.Struct("=BxHiII")
+
+
+async def create_database(node: Node) -> None:
+    """Make the node's directories and an empty OVSDB. Raises LabError."""
+    for directory in (node.ovs_rundir, node.cni_conf_dir):
+        directory.mkdir(parents=True, exist_ok=True)
+    if not VSWITCH_SCHEMA.exists():
+        raise LabError(f"{VSWITCH_SCHEMA} is missing", remedy="install the Debian package openvswitch-switch")
+    await _tool(node, "ovsdb-tool", "create", str(node.ovs_database), str(VSWITCH_SCHEMA))
+
+
+async def configure(cluster: Cluster, node: Node) -> None:
+    """Write the uplink bridge into the database; the switch builds it when it starts. Raises LabError."""
+    await _tool(
+        node,
+        "ovs-vsctl",
+        "--timeout=10",
+        "--retry",
+        "--no-wait",
+        f"--db=unix:{node.ovs_rundir / 'db.sock'}",
+        *("--", "init"),
+        *("--", "set", "Open_vSwitch", ".", f"external-ids:hostname={node.name}"),
+        *("--", "set", "Open_vSwitch", ".", f"external-ids:system-id={cluster.name}-{node.name}"),
+        *("--", "--may-exist", "add-br", UNDERLAY_BRIDGE),
+        *("--", "set", "Bridge", UNDERLAY_BRIDGE, "datapath_type=netdev", "fail_mode=standalone"),
+        *("--", "--may-exist", "add-port", UNDERLAY_BRIDGE, "eth0"),
+    )
+
+
+async def _tool(node: Node, *argv: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **ovs_environment(node)},
+    )
+    _, err = await process.communicate()
+    if process.returncode != 0:
+        raise LabError(f"{node.name}: `{argv[0]}` failed ({process.returncode}): {err.decode().strip()}")
+
+
+def uplink_batch(cluster: Cluster, node: Node) -> str:
+    """`ip -batch` lines that put the node's address onto the uplink bridge."""
+    return (
+        f"addr replace {node.address} dev {UNDERLAY_BRIDGE}\n"
+        f"link set {UNDERLAY_BRIDGE} up\n"
+        f"route replace default via {cluster.router.ip}\n"
+    )
+
+
+class Uplink:
+    """Keeps the node's address on its uplink bridge.
+
+    `listening` is set when the switch may start, `ready` once the address is there for the first time.
+    """
+
+    def __init__(self, cluster: Cluster, node: Node) -> None:
+        self.listening = asyncio.Event()
+        self.ready = asyncio.Event()
+        self._cluster = cluster
+        self._node = node
+
+    async def run(self) -> None:
+        """Configure the bridge's port each time it appears. Runs before the switch starts, until cancelled."""
+        sock = namespaces.inside(self._node.netns, _link_monitor)
+        self.listening.set()
+        try:
+            configured = 0
+            while True:
+                data = await asyncio.get_running_loop().sock_recv(sock, 1 << 20)
+                for index in new_links(data, UNDERLAY_BRIDGE):
+                    if index != configured and await self._configure():
+                        configured = index
+        finally:
+            sock.close()
+
+    async def _configure(self) -> bool:
+        try:
+            await fabric.run(
+                self._node.netns, "ip", "-batch", "-", text=uplink_batch(self._cluster, self._node)
+            )
+        except LabError:
+            return False  # the switch went away in between: it will make the port again
+        namespaces.sysctl(self._node.netns, ((f"net.ipv4.conf.{UNDERLAY_BRIDGE}.arp_ignore", "0"),))
+        self.ready.set()
+        return True
+
+
+def _link_monitor() -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    # Hundreds of pods come and go beside the one link that we look for: an overrun would lose it.
+    sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 << 20)
+    sock.bind((0, _RTMGRP_LINK))
+    sock.setblocking(False)
+    return sock
+
+
+def new_links(data: bytes, ifname: str) -> list[int]:
+    """The interface indexes of RTM_NEWLINK messages about `ifname` in a netlink datagram (rtnetlink(7))."""
+    found = []
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size:
+            break
+        body = data[offset + _HEADER.size : offset + length]
+        if kind == _RTM_NEWLINK and _ifname(body[_IFINFO.size :]) == ifname:
+            found.append(_IFINFO.unpack_from(body)[2])
+        offset += (length + 3) & ~3
+    return found
+
+
+def _ifname(attributes: bytes) -> str:
+    offset = 0
+    while offset + 4 <= len(attributes):
+        length, kind = struct.unpack_from("=HH", attributes, offset)
+        if kind == _IFLA_IFNAME:
+            return attributes[offset + 4 : offset + length].rstrip(b"\0").decode(errors="replace")
+        offset += (max(length, 4) + 3) & ~3
+    return ""
+
+
+def has_conflist(directory: Path) -> bool:
+    """Whether the node has a CNI configuration, as a kubelet's runtime looks for one."""
+    try:
+        return any(entry.suffix in {".conf", ".conflist", ".json"} for entry in directory.iterdir())
+    except OSError:
+        return False

@@ -1,0 +1,137 @@
+"""Processes that the lab keeps running: start, record, start again with backoff.
+
+Called by the supervisor, one `Supervised` for each command. What is recorded (pid and start time) lets `down` and
+`status` know a process even after the supervisor is gone, without ever taking another process for it.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from k8s_ovs.lab.commands import Command
+
+HEALTHY_AFTER = 10.0
+"""Seconds after which an end is an accident and not a failure to start: the next start comes at once."""
+_FIRST_DELAY = 0.1
+_MAX_DELAY = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A pid that cannot be mistaken: `start` is its start time in clock ticks since boot (proc(5), stat field 22)."""
+
+    pid: int
+    start: int
+
+    @classmethod
+    def of(cls, pid: int) -> "ProcessId | None":
+        """The process that has this pid now, or None. A zombie counts as none: it runs no more."""
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in {"Z", "X"} else cls(pid, int(fields[19]))
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process still runs."""
+        return ProcessId.of(self.pid) == self
+
+    def pidfd(self) -> int | None:
+        """A descriptor of this very process, or None if it is gone. The caller closes it."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except OSError:
+            return None
+        if self.alive:
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def signal(self, number: signal.Signals) -> bool:
+        """Send a signal; False if the process is gone."""
+        descriptor = self.pidfd()
+        if descriptor is None:
+            return False
+        try:
+            signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+
+def restart_delay(failures: int) -> float:
+    """Seconds to wait before the next start, after so many short lives in a row: none for the first."""
+    return 0.0 if failures <= 1 else min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** min(failures - 2, 10))
+
+
+class Supervised:
+    """One command, kept running until `run` is cancelled; then it is killed.
+
+    `on_change` is called after each start and end. `before` runs before each start (and is waited for).
+    """
+
+    def __init__(
+        self,
+        command: Command,
+        *,
+        on_change: Callable[[], None],
+        before: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self.command = command
+        self.process_id: ProcessId | None = None
+        self.restarts = -1
+        self.last_exit: int | None = None
+        self._on_change = on_change
+        self._before = before
+
+    async def run(self) -> None:
+        """Start the process, and again whenever it ends."""
+        failures = 0
+        while True:
+            begun = time.monotonic()
+            await self._once()
+            failures = 0 if time.monotonic() - begun > HEALTHY_AFTER else failures + 1
+            await asyncio.sleep(restart_delay(failures))
+
+    async def _once(self) -> None:
+        if self._before is not None:
+            await self._before()
+        with self.command.log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *self.command.full_argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.command.env},
+                start_new_session=True,
+            )
+        self.process_id = ProcessId.of(process.pid)
+        self.restarts += 1
+        self._on_change()
+        try:
+            self.last_exit = await process.wait()
+        except asyncio.CancelledError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise
+        finally:
+            self.process_id = None
+            self._on_change()
+
+
+def log_tail(path: Path, lines: int = 8) -> str:
+    """The last lines of a log file, for error messages."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])

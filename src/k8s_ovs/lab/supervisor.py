@@ -1,0 +1,188 @@
+"""The daemon of a lab: builds it, keeps its processes running, and plays kubelet for its nodes.
+
+Started by `lifecycle.up` as `python -m k8s_ovs.lab.supervisor DIRECTORY PROGRESS_FD`; ended by SIGTERM. It removes
+nothing but processes: files and namespaces are `lifecycle.down`'s, which also works when this process was killed.
+Progress lines go to PROGRESS_FD until the lab is ready; then it is closed.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from k8s_ovs.errors import LabError
+from k8s_ovs.lab import commands, fabric, kubeconfig, ovsnode
+from k8s_ovs.lab.cluster import API_PORT, ETCD_PORT, Cluster, Node
+from k8s_ovs.lab.commands import Command
+from k8s_ovs.lab.forward import Forwarder
+from k8s_ovs.lab.kubelet import Kubelet
+from k8s_ovs.lab.processes import ProcessId, Supervised, log_tail
+from k8s_ovs.lab.state import LAB_FILE, LabState, Phase, ProcessState
+from k8s_ovs.lab.wait import http_ok, until
+
+READY = "ready"
+"""The last progress line of a start that succeeded."""
+_START_DEADLINE = 60.0
+
+
+class Supervisor:
+    """One lab's processes and the order in which they start."""
+
+    def __init__(self, cluster: Cluster, progress: Callable[[str], None]) -> None:
+        self._cluster = cluster
+        self._progress = progress
+        own = ProcessId.of(os.getpid())
+        if own is None:
+            raise LabError("cannot read /proc/self/stat", remedy="mount /proc")
+        self._own = own
+        self._phase = Phase.STARTING
+        self._processes: dict[str, Supervised] = {}
+        self._group = asyncio.TaskGroup()
+
+    async def run(self) -> None:
+        """Bring the lab up and keep it up until cancelled. Raises LabError if it does not come up."""
+        self._write_state()
+        async with self._group:
+            await self._bring_up()
+            self._phase = Phase.READY
+            self._write_state()
+            self._progress(READY)
+            await asyncio.get_running_loop().create_future()
+
+    async def _bring_up(self) -> None:
+        cluster = self._cluster
+        self._progress(f"namespaces and wires: {cluster.node_count} nodes, control, outside")
+        await fabric.build(cluster)
+        self._forward(cluster.loopback_etcd, ETCD_PORT)
+        self._forward(cluster.loopback_api, API_PORT)
+        kubeconfig.write_all(cluster)
+        self._start(commands.etcd(cluster))
+        self._start(commands.embedded_api(cluster))
+        self._progress("etcd, the Kubernetes API, an Open vSwitch on each node")
+        async with asyncio.TaskGroup() as group:
+            for node in cluster.nodes:
+                group.create_task(self._switch(node), name=f"switch {node.name}")
+            group.create_task(self._await_http("etcd", cluster.loopback_etcd, "/health"), name="await etcd")
+            group.create_task(
+                self._await_http("apiserver", cluster.loopback_api, "/readyz"), name="await API"
+            )
+        for node in cluster.nodes:
+            self._start(commands.podserver(cluster, node))
+        kubelet = Kubelet(cluster)
+        self._group.create_task(kubelet.run(), name="kubelet")
+        if cluster.bare:
+            await self._until("the nodes to be registered", kubelet.registered)
+            return
+        self._progress("the network config, controllers, an agent on each node")
+        await self._init_config()
+        for index in range(1, cluster.controllers + 1):
+            self._start(commands.controller(cluster, index))
+        for node in cluster.nodes:
+            self._start(commands.agent(cluster, node))
+        await self._until("all nodes to be Ready", kubelet.all_ready)
+
+    def _forward(self, port: int, target: int) -> None:
+        forwarder = Forwarder(port, self._cluster.netns("control"), (str(self._cluster.control.ip), target))
+        self._group.create_task(forwarder.run(), name=f"forward {port}")
+
+    def _start(self, command: Command) -> Supervised:
+        process = Supervised(command, on_change=self._write_state)
+        self._processes[command.name] = process
+        self._group.create_task(process.run(), name=command.name)
+        return process
+
+    async def _switch(self, node: Node) -> None:
+        await ovsnode.create_database(node)
+        self._start(commands.ovsdb(self._cluster, node))
+        await self._until(f"{node.name}'s ovsdb-server", (node.ovs_rundir / "db.sock").exists)
+        await ovsnode.configure(self._cluster, node)
+        uplink = ovsnode.Uplink(self._cluster, node)
+        self._group.create_task(uplink.run(), name=f"{node.name}/uplink")
+        await uplink.listening.wait()
+        self._start(commands.vswitchd(self._cluster, node))
+        await self._until(f"{node.name}'s switch to make its uplink", uplink.ready.is_set)
+
+    async def _await_http(self, name: str, port: int, path: str) -> None:
+        await self._until(f"{name} to answer", lambda: http_ok(port, path))
+
+    async def _init_config(self) -> None:
+        command = commands.init_config(self._cluster)
+        with command.log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *command.full_argv, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        if await process.wait() != 0:
+            raise LabError(f"`k8s-ovs init-config` refused the network config: {log_tail(command.log)}")
+
+    async def _until(self, what: str, condition: Callable[[], bool | Awaitable[bool]]) -> None:
+        """Wait for `condition`, or fail with what the processes that died have said last."""
+        if not await until(condition, _START_DEADLINE):
+            raise LabError(f"waited {_START_DEADLINE:.0f} s for {what}{self._complaints()}")
+
+    def _complaints(self) -> str:
+        parts = []
+        for name, process in self._processes.items():
+            if process.restarts > 0 or process.process_id is None:
+                tail = log_tail(process.command.log)
+                parts.append(
+                    f"\n{name} ended {process.restarts} times (last status {process.last_exit}):\n{tail}"
+                )
+        return "".join(parts)
+
+    def _write_state(self) -> None:
+        processes = {
+            name: ProcessState(process.process_id, max(process.restarts, 0))
+            for name, process in self._processes.items()
+        }
+        LabState(self._own, self._phase, processes).write(self._cluster.directory)
+
+
+def _progress_to(descriptor: int) -> Callable[[str], None]:
+    stream = os.fdopen(descriptor, "w", buffering=1)
+
+    def progress(line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody listens any more: the lab goes on
+            stream.write(line.replace("\n", "\x1f") + "\n")
+            if line == READY:
+                stream.close()
+
+    return progress
+
+
+async def _main(directory: Path, progress: Callable[[str], None]) -> None:
+    cluster = Cluster.from_json((directory / LAB_FILE).read_text())
+    supervisor = Supervisor(cluster, progress)
+    task = asyncio.create_task(supervisor.run(), name="supervisor")
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    for error in group.exceptions:
+        return _first_error(error) if isinstance(error, BaseExceptionGroup) else error
+    return group
+
+
+def main() -> None:
+    """Entry point of the process."""
+    directory, descriptor = Path(sys.argv[1]), int(sys.argv[2])
+    progress = _progress_to(descriptor)
+    # The default watcher of 3.11 starts a thread for each child.
+    asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
+    try:
+        asyncio.run(_main(directory, progress))
+    except* (LabError, OSError) as group:
+        error = _first_error(group)
+        progress(f"error: {error}")
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

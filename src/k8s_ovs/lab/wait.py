@@ -1,0 +1,40 @@
+"""Waiting for conditions with a deadline. Used all over the lab."""
+
+import asyncio
+import contextlib
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+
+_STEP = 0.03
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float) -> bool:
+    """Ask `condition` again and again; False if it has not become true within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = condition()
+        if inspect.isawaitable(answer):
+            answer = await answer
+        if answer:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(_STEP)
+
+
+async def http_ok(port: int, path: str, *, host: str = "127.0.0.1", seconds: float = 2.0) -> bool:
+    """Whether a GET is answered with status 200."""
+    try:
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                line = await reader.readline()
+            finally:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+    except (OSError, TimeoutError):
+        return False
+    return b" 200 " in line
