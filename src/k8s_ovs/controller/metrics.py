@@ -1,0 +1,46 @@
+"""The controller's metrics. Made once per process by `app`; `worker` and `report` set them."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class ControllerMetrics:
+    """Names begin with k8s_ovs_controller_; units are seconds and counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        prefix = "k8s_ovs_controller_"
+        self.leader = Gauge(
+            prefix + "leader", "Whether this controller leads (1) or not (0)", registry=registry
+        )
+        self.problems = Gauge(
+            prefix + "problems", "What an operator has to put right, by kind", ["kind"], registry=registry
+        )
+        self.free_subnets = Gauge(
+            prefix + "free_subnets", "Host subnets that can still be given", registry=registry
+        )
+        self.free_vnis = Gauge(prefix + "free_vnis", "VNIs that can still be given", registry=registry)
+        self.allocations = Counter(
+            prefix + "allocations", "Subnets and VNIs given", ["kind"], registry=registry
+        )
+        self.deletions = Counter(
+            prefix + "deletions",
+            "Records deleted because their Node or Namespace is gone",
+            ["kind"],
+            registry=registry,
+        )
+        self.commits = Counter(
+            prefix + "commits",
+            "Transactions by result: done, refused, unknown",
+            ["result"],
+            registry=registry,
+        )
+        self.round_seconds = Histogram(
+            prefix + "round_seconds",
+            "From the snapshot of the records to the commits of what had to change",
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self.errors = Counter(
+            prefix + "round_errors", "Rounds that a source or the network config stopped", registry=registry
+        )

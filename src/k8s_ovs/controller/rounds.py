@@ -1,0 +1,157 @@
+"""One round of the controller: read all records at one revision, plan, commit.
+
+Called by `worker`, again and again. What should be written is decided in `subnets` and `tenants`; what holds
+even with two controllers at once is the store's compare. This module awaits only the store and the cluster,
+so that a test can stop it at every point.
+
+Before anything is deleted, the API is asked again whether the Node or Namespace is really gone: a controller
+that slept through its lease, or a watch that lags, would otherwise delete what others have just written.
+"""
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from ipaddress import IPv4Address, IPv4Network
+
+from k8s_ovs.config import NetworkConfig
+from k8s_ovs.controller.claims import HostNode
+from k8s_ovs.controller.cluster import Cluster, Facts
+from k8s_ovs.controller.metrics import ControllerMetrics
+from k8s_ovs.controller.plan import Malformed, Plan, Problem, record_problems
+from k8s_ovs.controller.subnets import plan_subnets
+from k8s_ovs.controller.tenants import plan_tenants
+from k8s_ovs.errors import ConfigError, EtcdUnavailable
+from k8s_ovs.model.types import Vni
+from k8s_ovs.sources.store import Snapshot, Store
+
+log = logging.getLogger(__name__)
+
+
+def no_config() -> ConfigError:
+    """Nothing can be planned without one."""
+    return ConfigError("there is no network config", remedy="write one with `k8s-ovs init-config`")
+
+
+class Outcome(Enum):
+    """How a round ended."""
+
+    SETTLED = auto()
+    """Everything is as it should be, as far as we can bring it about."""
+    CHANGED = auto()
+    """Something was written; there may be more to do."""
+    REFUSED = auto()
+    """Somebody else wrote meanwhile, or our facts turned out to be old: read and plan anew."""
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """What records held before they became malformed: agents go on using it, so nobody else may get it.
+
+    Only this process's memory: after a restart a malformed record holds nothing, until it is repaired or
+    deleted.
+    """
+
+    subnets: dict[IPv4Address, IPv4Network] = field(default_factory=dict)
+    vnis: dict[str, Vni] = field(default_factory=dict)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Keep what is malformed now, replace everything else."""
+        malformed = Malformed.of(snapshot)
+        self.subnets = {ip: net for ip, net in self.subnets.items() if ip in malformed.host_ips}
+        self.subnets |= {ip: r.subnet for ip, r in snapshot.host_subnets.items() if r.subnet is not None}
+        self.vnis = {name: vni for name, vni in self.vnis.items() if name in malformed.namespaces}
+        self.vnis |= {name: r.net_id for name, r in snapshot.net_namespaces.items() if r.net_id is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class RoundServices:
+    """What a round works with. `may_write` says whether this controller leads at this very moment."""
+
+    store: Store
+    cluster: Cluster
+    metrics: ControllerMetrics
+    may_write: Callable[[], bool]
+
+
+class Rounds:
+    """Rounds of one reign. `facts` must be in sync before the first one; the owner goes on updating them."""
+
+    def __init__(self, services: RoundServices, facts: Facts) -> None:
+        self.problems: tuple[Problem, ...] = ()
+        """What the last settled round left to the operator."""
+        self._services = services
+        self._facts = facts
+        self._remembered = _Remembered()
+        self._there: dict[str, set[str]] = {"subnet": set(), "vni": set()}
+
+    def forget_doubts(self) -> None:
+        """Ask the API anew about the Nodes and Namespaces that it had although no watch had told of them."""
+        for names in self._there.values():
+            names.clear()
+
+    async def once(self) -> Outcome:
+        """Do one round. Raises ConfigError without a valid network config, SourceError if a source fails."""
+        store, metrics = self._services.store, self._services.metrics
+        config = await store.network_config()
+        if config is None:
+            raise no_config()
+        snapshot = await store.snapshot()
+        self._remembered.update(snapshot)
+        plans = {"subnet": self._plan_subnets(snapshot, config), "vni": self._plan_tenants(snapshot, config)}
+        metrics.free_subnets.set(plans["subnet"].free)
+        metrics.free_vnis.set(plans["vni"].free)
+        outcome = Outcome.SETTLED
+        for kind, plan in plans.items():
+            if plan.change is not None:
+                done = await self._carry_out(kind, plan)
+                outcome = Outcome.REFUSED if not done or outcome is Outcome.REFUSED else Outcome.CHANGED
+        if outcome is Outcome.SETTLED:
+            problems = [problem for plan in plans.values() for problem in plan.problems]
+            self.problems = (*problems, *record_problems(snapshot))
+        return outcome
+
+    def _plan_subnets(self, snapshot: Snapshot, config: NetworkConfig) -> Plan:
+        unseen = self._there["subnet"] - self._facts.nodes.keys()
+        nodes = [*self._facts.nodes.values(), *(HostNode(name) for name in unseen)]
+        return plan_subnets(snapshot, nodes, config, self._remembered.subnets.values())
+
+    def _plan_tenants(self, snapshot: Snapshot, config: NetworkConfig) -> Plan:
+        namespaces = self._facts.namespaces | self._there["vni"]
+        return plan_tenants(snapshot, namespaces, config, self._remembered.vnis.values())
+
+    async def _carry_out(self, kind: str, plan: Plan) -> bool:
+        """Whether the plan's change was made."""
+        if plan.change is None:
+            return True
+        services, metrics = self._services, self._services.metrics
+        if plan.absent and not await self._confirm(kind, plan.absent):
+            return False
+        if not services.may_write():
+            log.warning("not leading any more: nothing written")
+            return False
+        try:
+            done = await services.store.commit(plan.change)
+        except EtcdUnavailable:
+            metrics.commits.labels("unknown").inc()
+            raise
+        metrics.commits.labels("done" if done else "refused").inc()
+        if done:
+            deleted = len(plan.change.delete_subnets) + len(plan.change.delete_namespaces)
+            written = len(plan.change.put_subnets) + len(plan.change.put_namespaces)
+            metrics.allocations.labels(kind).inc(plan.allocated)
+            metrics.deletions.labels(kind).inc(deleted)
+            log.info("%s records: %d written (%d new), %d deleted", kind, written, plan.allocated, deleted)
+        else:
+            log.debug("%s records changed since the snapshot: planning anew", kind)
+        return done
+
+    async def _confirm(self, kind: str, names: Collection[str]) -> bool:
+        """Whether all of `names` are absent from the API now. Those that are there are not doubted again."""
+        cluster = self._services.cluster
+        ask = cluster.existing_nodes if kind == "subnet" else cluster.existing_namespaces
+        there = await ask(names)
+        if there:
+            log.warning("the API has what no watch has told of: %s", ", ".join(sorted(there)))
+            self._there[kind] |= there
+        return not there
