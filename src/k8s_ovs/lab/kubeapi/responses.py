@@ -10,8 +10,8 @@ import msgspec
 import yaml
 from aiohttp import web
 
-from k8s_ovs.lab.kubeapi import tables
-from k8s_ovs.lab.kubeapi.answers import ApiError, bad_request, unsupported_media
+from k8s_ovs.lab.kubeapi import protobuf, tables
+from k8s_ovs.lab.kubeapi.answers import ApiError, bad_request
 from k8s_ovs.lab.kubeapi.resources import Object, Resource
 from k8s_ovs.lab.kubeapi.store import Entry
 
@@ -57,11 +57,11 @@ def check_accept(request: web.Request) -> None:
 
 
 async def read_object(request: web.Request) -> Object:
-    """The object in the body, JSON or YAML. Raises ApiError 400 and 415."""
+    """The object in the body, JSON, YAML or Kubernetes' protobuf. Raises ApiError 400 and 415."""
     body = await request.read()
     kind = request.content_type
-    if kind == "application/vnd.kubernetes.protobuf":
-        raise unsupported_media(f"this embedded API server takes {JSON} and application/yaml, not protobuf")
+    if kind == protobuf.MEDIA_TYPE:
+        return protobuf.decode(body)
     try:
         value = yaml.safe_load(body) if kind == "application/yaml" else msgspec.json.decode(body or b"{}")
     except (msgspec.DecodeError, yaml.YAMLError, UnicodeDecodeError) as err:
