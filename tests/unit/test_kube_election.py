@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from fakes.kube_script import LeaseStore, ManualClock, settle
 
+from fakes.kube_script import LeaseStore, ManualClock, settle
 from k8s_ovs.errors import ConfigError
 from k8s_ovs.sources.kube.clock import Clock
 from k8s_ovs.sources.kube.election import LeaseElection, LeaseTiming, unique_identity
@@ -175,14 +175,13 @@ async def test_nobody_else_leads_before_the_leader_has_given_up() -> None:
     reachable.leases = store.leases
     reachable.version = 1000
     a, b = Candidate(store, "a", clock), Candidate(reachable, "b", clock)
-    async with running(a):
-        async with running(b):
-            await clock.advance(7)
-            store.down = True
-            for _ in range(400):
-                await clock.advance(0.1)
-                assert not (a.leading and b.leading)
-            assert b.leading
+    async with running(a), running(b):
+        await clock.advance(7)
+        store.down = True
+        for _ in range(400):
+            await clock.advance(0.1)
+            assert not (a.leading and b.leading)
+        assert b.leading
 
 
 async def test_is_leader_ends_by_the_clock_even_if_nothing_runs() -> None:

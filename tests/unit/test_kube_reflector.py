@@ -7,6 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
+
 from fakes.kube_script import (
     AutoClock,
     Reply,
@@ -19,7 +20,6 @@ from fakes.kube_script import (
     scripted,
     status,
 )
-
 from k8s_ovs.errors import KubeDenied, KubeUnavailable
 from k8s_ovs.sources.kube.backoff import Backoff
 from k8s_ovs.sources.kube.client import KubeClient, WatchTimes

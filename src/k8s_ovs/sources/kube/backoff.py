@@ -3,8 +3,8 @@
 Used by the reflector. Never waits itself.
 """
 
-from random import Random
 from dataclasses import dataclass, field
+from random import Random
 
 FLOOR_SECONDS = 0.05
 """Never less than this, so that a run of lucky small numbers is no busy loop."""

@@ -14,14 +14,10 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Protocol
 
-import msgspec
-
-from k8s_ovs.errors import ConfigError, KubeConflict, KubeError, KubeNotFound, RecordError
+from k8s_ovs.errors import ConfigError, KubeConflict, KubeError, RecordError
 from k8s_ovs.sources.kube.clock import SYSTEM_CLOCK, Clock
-from k8s_ovs.sources.kube.objects import LEASES, Lease, LeaseSpec, ObjectMeta, Resource, T
+from k8s_ovs.sources.kube.lease import LeaseApi, LeaseLost, LeaseRecord
 
 RELEASE_SECONDS = 0.5
 """How long the release may take at the end: SIGTERM is answered within a second."""
@@ -29,19 +25,6 @@ SPREAD = 1.2
 """Candidates try every retry_period times 1 to this, so that they do not keep meeting."""
 
 log = logging.getLogger(__name__)
-
-
-class LeaseApi(Protocol):
-    """What an election needs of a KubeClient."""
-
-    async def get(self, resource: Resource[T], name: str, namespace: str = "") -> T:
-        """Raises KubeNotFound."""
-
-    async def create(self, resource: Resource[T], obj: T) -> T:
-        """Raises KubeConflict if it exists."""
-
-    async def update(self, resource: Resource[T], obj: T) -> T:
-        """Raises KubeConflict if it changed since metadata.resource_version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +48,6 @@ class LeaseTiming:
         return self.renew_deadline / 2
 
 
-class _LeaseLost(Exception):
-    """Not the leader any more; the text says why."""
-
-
 def unique_identity(hostname: str) -> str:
     """`hostname_RANDOM`: an identity that no other process and no earlier run has."""
     return f"{hostname}_{secrets.token_hex(4)}"
@@ -86,15 +65,10 @@ class LeaseElection:
         timing: LeaseTiming = LeaseTiming(),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._api = client
-        self._namespace = namespace
-        self._name = name
+        self._record = LeaseRecord(client, (namespace, name), identity, timing.lease_duration, clock)
         self._identity = identity
         self._timing = timing
         self._clock = clock
-        self._lease: Lease | None = None
-        self._observed: LeaseSpec | None = None
-        self._observed_at = 0.0
         self._renewed: float | None = None
         self._complaint = ""
 
@@ -109,7 +83,7 @@ class LeaseElection:
     @property
     def holder(self) -> str:
         """Identity of whoever was last seen to hold the lease; empty if nobody."""
-        return (self._observed.holder_identity or "") if self._observed else ""
+        return self._record.holder
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Campaign, call `lead` while holding the lease, cancel it at once on loss, campaign again.
@@ -120,11 +94,10 @@ class LeaseElection:
         finished = False
         while not finished:
             await self._acquire()
-            log.info("%s leads (lease %s/%s)", self._identity, self._namespace, self._name)
+            log.info("%s leads (%s)", self._identity, self._record)
             try:
                 finished = await self._reign(lead)
             finally:
-                self._renewed = None
                 await self._release()
 
     async def _reign(self, lead: Callable[[], Awaitable[None]]) -> bool:
@@ -147,7 +120,7 @@ class LeaseElection:
                 for keeper in keepers:
                     keeper.cancel()
         except BaseExceptionGroup as errors:
-            lost, others = errors.split(_LeaseLost)
+            lost, others = errors.split(LeaseLost)
             if others is not None:
                 raise others.exceptions[0] if len(others.exceptions) == 1 else others from None
             log.warning("%s leads no more: %s", self._identity, lost.exceptions[0] if lost else errors)
@@ -163,7 +136,8 @@ class LeaseElection:
             renewed = self._renewed if self._renewed is not None else -math.inf
             left = renewed + self._timing.renew_deadline - self._clock.monotonic()
             if left <= 0:
-                raise self._lost(f"the lease could not be renewed for {self._timing.renew_deadline:g} s")
+                self._renewed = None
+                raise LeaseLost(f"the lease could not be renewed for {self._timing.renew_deadline:g} s")
             await self._clock.sleep(left)
 
     async def _keep(self) -> None:
@@ -171,127 +145,41 @@ class LeaseElection:
             await self._clock.sleep(self._timing.retry_period)
             try:
                 async with self._clock.timeout(self._timing.request):
-                    await self._renew()
+                    self._hold(await self._record.renew())
+            except LeaseLost:
+                self._renewed = None
+                raise
             except (KubeError, RecordError, TimeoutError) as err:
-                log.warning(
-                    "lease %s/%s not renewed: %s", self._namespace, self._name, err or "no answer in time"
-                )
-
-    async def _renew(self) -> None:
-        if self._lease is None:
-            raise self._lost("there is no lease")
-        try:
-            await self._write(self._lease)
-        except KubeNotFound as err:
-            raise self._lost("the lease was deleted") from err
-        except KubeConflict:
-            # Changed by somebody: by another holder, by an annotation, or by our own write whose answer was lost.
-            try:
-                current = await self._api.get(LEASES, self._name, self._namespace)
-            except KubeNotFound as err:
-                raise self._lost("the lease was deleted") from err
-            self._observe(current)
-            if current.spec.holder_identity != self._identity:
-                raise self._lost(f"{current.spec.holder_identity or 'nobody'} holds the lease now") from None
-            await self._write(current)
-
-    def _lost(self, reason: str) -> _LeaseLost:
-        self._renewed = None
-        return _LeaseLost(reason)
+                self._complain("not renewed", err)
 
     async def _acquire(self) -> None:
         while True:
             try:
                 async with self._clock.timeout(self._timing.request):
-                    if await self._try():
-                        return
+                    since = await self._record.take()
+                if since is not None:
+                    self._hold(since)
+                    return
             except KubeConflict as err:
-                log.debug("lease %s/%s: another candidate was faster: %s", self._namespace, self._name, err)
+                log.debug("%s: another candidate was faster: %s", self._record, err)
             except (KubeError, RecordError, TimeoutError) as err:
-                log.warning(
-                    "lease %s/%s cannot be had: %s", self._namespace, self._name, err or "no answer in time"
-                )
+                self._complain("cannot be had", err)
             await self._clock.sleep(self._timing.retry_period * random.uniform(1.0, SPREAD))  # noqa: S311 - no secret
 
-    async def _try(self) -> bool:
-        """Take the lease if it is free. Raises KubeConflict if somebody was faster."""
-        try:
-            lease = await self._api.get(LEASES, self._name, self._namespace)
-        except KubeNotFound:
-            lease = Lease(metadata=ObjectMeta(name=self._name, namespace=self._namespace))
-        else:
-            self._observe(lease)
-            if not self._is_free(lease.spec):
-                return False
-        await self._write(lease)
-        return True
-
-    def _is_free(self, spec: LeaseSpec) -> bool:
-        if not spec.holder_identity or spec.holder_identity == self._identity:
-            return True
-        duration = spec.lease_duration_seconds or self._timing.lease_duration
-        return self._clock.monotonic() >= self._observed_at + duration
-
-    def _observe(self, lease: Lease) -> None:
-        if lease.spec != self._observed:
-            self._observed = lease.spec
-            self._observed_at = self._clock.monotonic()
-
-    async def _write(self, lease: Lease) -> None:
-        """Make the lease ours, on top of `lease` as it was read. It counts from when the request left."""
-        before = self._clock.monotonic()
-        now = micro_time(self._clock.now())
-        old = lease.spec
-        kept = old.holder_identity == self._identity
-        taken = bool(lease.metadata.resource_version) and not kept
-        new = LeaseSpec(
-            holder_identity=self._identity,
-            lease_duration_seconds=max(1, math.ceil(self._timing.lease_duration)),
-            acquire_time=old.acquire_time if kept and old.acquire_time else now,
-            renew_time=now,
-            lease_transitions=(old.lease_transitions or 0) + int(taken),
-        )
-        changed = msgspec.structs.replace(lease, spec=new)
-        write = self._api.update if lease.metadata.resource_version else self._api.create
-        self._lease = await write(LEASES, changed)
-        self._observe(self._lease)
-        self._renewed = before
-        self._complaint = ""
-
     async def _release(self) -> None:
-        """Let the next one in without waiting, if the lease is still ours."""
-        lease, self._lease = self._lease, None
-        if lease is None:
-            return
+        self._renewed = None
         try:
             async with self._clock.timeout(RELEASE_SECONDS):
-                try:
-                    await self._free(lease)
-                except KubeConflict:
-                    # Perhaps by our own last renewal, whose answer we did not wait for.
-                    await self._free(await self._api.get(LEASES, self._name, self._namespace))
+                await self._record.release()
         except (KubeError, RecordError, TimeoutError) as err:
-            log.warning(
-                "lease %s/%s not released: %s", self._namespace, self._name, err or "no answer in time"
-            )
+            self._complain("not released", err)
 
-    async def _free(self, lease: Lease) -> None:
-        if lease.spec.holder_identity != self._identity:
-            return
-        # One second is the shortest duration that the API accepts.
-        now = micro_time(self._clock.now())
-        free = msgspec.structs.replace(
-            lease.spec, holder_identity="", lease_duration_seconds=1, acquire_time=now, renew_time=now
-        )
-        self._observe(await self._api.update(LEASES, msgspec.structs.replace(lease, spec=free)))
+    def _hold(self, since: float) -> None:
+        self._renewed = since
+        self._complaint = ""
 
     def _complain(self, what: str, err: Exception) -> None:
         """Log a failure; as a warning only once while it stays the same."""
-        complaint = f"lease {self._namespace}/{self._name} {what}: {str(err) or 'no answer in time'}"
+        complaint = f"{self._record} {what}: {str(err) or 'no answer in time'}"
         log.log(logging.DEBUG if complaint == self._complaint else logging.WARNING, "%s", complaint)
         self._complaint = complaint
-
-
-def micro_time(moment: datetime) -> str:
-    """RFC 3339 in UTC with six digits of a second, as MicroTime of meta/v1 wants it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
