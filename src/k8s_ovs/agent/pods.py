@@ -35,6 +35,8 @@ from k8s_ovs.model.types import Attachment, AttachmentKey
 log = logging.getLogger(__name__)
 
 ANEW = "delete the pod, so that it is made anew"
+IFALIAS_OCTETS = 255
+"""What the kernel takes as an interface alias (IFALIASZ without the final NUL)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +345,7 @@ def _link(attachment: Attachment, node: NodeNetwork) -> PodLink:
         mac=attachment.mac,
         mtu=node.mtu,
         checksum_offload=node.checksum_offload,
-        alias=f"{LINK_ALIAS_PREFIX}{attachment.key.sandbox}/{attachment.key.ifname}",
+        alias=f"{LINK_ALIAS_PREFIX}{attachment.key.sandbox}/{attachment.key.ifname}"[:IFALIAS_OCTETS],
     )
 
 
