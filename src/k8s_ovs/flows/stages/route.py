@@ -22,6 +22,7 @@ from k8s_ovs.flows.fields import (
     SOURCE_VNI,
     TUN_DST,
     TUN_ID,
+    TUN_SRC,
     TUNNEL_KEY,
     Origin,
     address,
@@ -70,9 +71,13 @@ class Route(Stage):
         yield ROUTE.flow(700, [_IP, address(IP_DST, ip)], actions, about=int(ip))
 
     def remote_host(self, local: LocalHost, remote: RemoteHost) -> Iterator[Flow]:
-        """Into the tunnel. The tenant is judged at the other end, so the check here is passed by."""
-        del local
+        """Into the tunnel; the tenant is judged at the other end.
+
+        The outer source is named because the other end knows this node by that one address. The kernel's datapath obeys;
+        the userspace datapath (3.1) takes the source of its route whatever is asked for.
+        """
         actions: list[Action] = [
+            SetField(TUN_SRC.whole, int(local.host_ip)),
             SetField(TUN_DST.whole, int(remote.host_ip)),
             SetField(TUN_ID.whole, 0),
             Move(SOURCE_VNI, TUNNEL_KEY),
