@@ -104,7 +104,9 @@ def _endpoints(endpoints: Object) -> None:
 
 
 def _endpoint_slice(slice_: Object) -> None:
-    for port in _dicts(slice_.get("ports")):
+    slice_.setdefault("endpoints", None)  # the API writes null for none
+    slice_.setdefault("ports", None)
+    for port in _dicts(slice_["ports"]):
         _default(port, name="", protocol="TCP")
 
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from k8s_ovs.lab.kubeapi import answers
-from k8s_ovs.lab.kubeapi.registry import SYSTEM_NAMESPACES, Registry
+from k8s_ovs.lab.kubeapi.registry import Registry
 from k8s_ovs.lab.kubeapi.resources import NAMESPACES, PODS, RESOURCES, Key, Object, Resource, field, meta
 from k8s_ovs.lab.kubeapi.store import Change, Entry, Verb
+
+_KEPT_NAMESPACES = ("default", "kube-system")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Remover:
                 f"ResourceVersion in object meta: {own['resourceVersion']}"
             )
             raise answers.conflict(resource, key[1], why)
-        if resource is NAMESPACES and key[1] in SYSTEM_NAMESPACES:
+        if resource is NAMESPACES and key[1] in _KEPT_NAMESPACES:
             raise answers.forbidden(resource, key[1], "this namespace may not be deleted")
         if options.dry_run:
             return Deleted(entry, gone=True)

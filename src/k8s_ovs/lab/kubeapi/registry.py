@@ -26,7 +26,6 @@ from k8s_ovs.lab.kubeapi.resources import (
 from k8s_ovs.lab.kubeapi.services import ClusterIps
 from k8s_ovs.lab.kubeapi.store import Entry, Store
 
-SYSTEM_NAMESPACES = ("default", "kube-system")
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 
 
@@ -54,27 +53,6 @@ class Registry:
     def __init__(self, store: Store, service_cidr: IPv4Network) -> None:
         self.store = store
         self.cluster_ips = ClusterIps(store, service_cidr)
-
-    def seed(self) -> None:
-        """Make what exists from the start, where it does not yet: the system Namespaces and default/kubernetes."""
-        for name in SYSTEM_NAMESPACES:
-            if self.store.get(NAMESPACES, ("", name)) is None:
-                self.create(NAMESPACES, "", {"metadata": {"name": name}})
-        if self.store.get(SERVICES, ("default", "kubernetes")) is None:
-            self.create(
-                SERVICES,
-                "default",
-                {
-                    "metadata": {
-                        "name": "kubernetes",
-                        "labels": {"component": "apiserver", "provider": "kubernetes"},
-                    },
-                    "spec": {
-                        "clusterIP": str(self.cluster_ips.first),
-                        "ports": [{"name": "https", "port": 443, "targetPort": 6443}],
-                    },
-                },
-            )
 
     def get(self, resource: Resource, key: Key) -> Entry:
         """The object. Raises ApiError 404."""

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from k8s_ovs.errors import LabError
 from k8s_ovs.lab.kubeapi import answers, auth, discovery, openapi, responses, routing
+from k8s_ovs.lab.kubeapi.controller import EndpointsController
 from k8s_ovs.lab.kubeapi.deletion import NamespacePurge, Remover
 from k8s_ovs.lab.kubeapi.faults import Faults
 from k8s_ovs.lab.kubeapi.handlers import Handlers
@@ -21,6 +22,7 @@ from k8s_ovs.lab.kubeapi.journal import Journal
 from k8s_ovs.lab.kubeapi.paging import Pages
 from k8s_ovs.lab.kubeapi.registry import Registry
 from k8s_ovs.lab.kubeapi.resources import Object
+from k8s_ovs.lab.kubeapi.seed import seed
 from k8s_ovs.lab.kubeapi.settings import Settings
 from k8s_ovs.lab.kubeapi.store import Store
 
@@ -44,7 +46,7 @@ class ApiServer:
         self._handlers = Handlers(
             self.registry, self._remover, self.pages, self.faults, settings.bookmark_interval
         )
-        self._purge: NamespacePurge | None = None
+        self._controllers: list[NamespacePurge | EndpointsController] = []
         self._runner: web.AppRunner | None = None
 
     @property
@@ -56,8 +58,11 @@ class ApiServer:
     async def start(self) -> None:
         """Load the journal, begin to listen. Raises LabError (journal, address in use) and ConfigError (TLS)."""
         self.store.load()
-        self._purge = NamespacePurge(self.registry, self._remover)
-        self.registry.seed()
+        self._controllers = [
+            NamespacePurge(self.registry, self._remover),
+            EndpointsController(self.registry),
+        ]
+        seed(self.registry, self.settings.advertise)
         app = web.Application(client_max_size=_MAX_BODY)
         app.router.add_route("*", "/{path:.*}", self._serve)
         self._runner = web.AppRunner(
@@ -74,8 +79,8 @@ class ApiServer:
         await asyncio.sleep(0)  # lets the watches write their end before the connections are closed
         if self._runner is not None:
             await self._runner.cleanup()
-        if self._purge is not None:
-            self._purge.close()
+        for controller in self._controllers:
+            controller.close()
         self.store.close()
 
     async def __aenter__(self) -> Self:

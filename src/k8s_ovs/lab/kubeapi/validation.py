@@ -233,14 +233,14 @@ def _endpoint_slice(slice_: Object) -> list[Problem]:
         problems.append(Problem.required("addressType"))
     elif slice_["addressType"] not in kinds:
         problems.append(Problem.unsupported("addressType", slice_["addressType"], kinds))
-    for index, endpoint in enumerate(slice_.get("endpoints", [])):
+    for index, endpoint in enumerate(slice_["endpoints"] or []):
         path = f"endpoints[{index}].addresses"
         if not endpoint.get("addresses"):
             problems.append(Problem.required(path, "must contain at least 1 address"))
         elif slice_.get("addressType") == "IPv4":
             for number, address in enumerate(endpoint["addresses"]):
                 problems += _ip(address, f"{path}[{number}]")
-    return problems + _ports(slice_.get("ports", []), "ports")
+    return problems + _ports(slice_["ports"] or [], "ports")
 
 
 def _ports(ports: list[Object], path: str) -> list[Problem]:
