@@ -1,0 +1,70 @@
+"""Desired flows, kept event by event, against those computed from scratch; and the modifications against both."""
+
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from fakes.events import HOST, events
+from k8s_ovs.flows.diff import Op, difference
+from k8s_ovs.flows.flow import Flow, Identity
+from k8s_ovs.flows.pipeline import DesiredFlows
+from k8s_ovs.model.events import Event
+from k8s_ovs.model.records import ViewKey
+from k8s_ovs.model.view import NodeView
+
+
+class Reconciling(RuleBasedStateMachine):
+    """A view, what is desired, and a bridge that gets nothing but the modifications."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.view = NodeView(HOST)
+        self.desired = DesiredFlows()
+        self.bridge: dict[Identity, Flow] = {}
+        self.dirty: set[ViewKey] = set()
+        self.commit()
+
+    @rule(event=events())
+    def told(self, event: Event) -> None:
+        """Several events may come before a commit."""
+        self.dirty |= self.view.apply(event)
+
+    @rule(event=events())
+    def told_and_committed(self, event: Event) -> None:
+        self.dirty |= self.view.apply(event)
+        self.commit()
+
+    @rule()
+    def commit(self) -> None:
+        mods = self.desired.update(self.view, self.dirty)
+        self.dirty.clear()
+        assert len({mod.flow.identity for mod in mods}) == len(mods)
+        for mod in mods:
+            if mod.op is Op.ADD:
+                assert self.bridge.get(mod.flow.identity) != mod.flow
+                self.bridge[mod.flow.identity] = mod.flow
+            else:
+                assert self.bridge.pop(mod.flow.identity) == mod.flow
+
+    @rule()
+    def everything_again_changes_nothing(self) -> None:
+        self.commit()
+        assert self.desired.update(self.view) == []
+        assert self.desired.update(self.view, self.view.keys()) == []
+
+    @invariant()
+    def as_from_scratch(self) -> None:
+        if self.dirty:
+            return
+        fresh = NodeView(HOST)
+        for event in self.view.state.events():
+            fresh.apply(event)
+        scratch = DesiredFlows()
+        scratch.update(fresh)
+        expected = {flow.identity: flow for flow in scratch.all()}
+        assert {flow.identity: flow for flow in self.desired.all()} == expected
+        assert self.bridge == expected
+        assert difference(self.bridge.values(), scratch.all()) == []
+
+
+TestReconciling = Reconciling.TestCase
+TestReconciling.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
