@@ -80,7 +80,7 @@ class NetworkConfig:
                 f"{origin}: HostSubnetLength is {bits!r}", remedy="give the host bits as a number, like 10"
             )
         try:
-            mode = Mode(data.get("PluginName"))
+            mode = Mode(str(data.get("PluginName")))
         except ValueError as err:
             names = " or ".join(mode.value for mode in Mode)
             raise ConfigError(

@@ -24,10 +24,11 @@ from k8s_ovs.agent.settings import AgentSettings
 from k8s_ovs.cni.server import CniServer
 from k8s_ovs.config import NetworkConfig
 from k8s_ovs.dataplane.firewall import IptablesFirewall
-from k8s_ovs.dataplane.links import NetlinkHostNetwork, NetlinkPodLinks
+from k8s_ovs.dataplane.hostnet import NetlinkHostNetwork
+from k8s_ovs.dataplane.links import NetlinkPodLinks
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
-from k8s_ovs.errors import ConfigError, SourceError
+from k8s_ovs.errors import ConfigError, DataplaneError, SourceError
 from k8s_ovs.model.events import ConfigSet, Source, Synced
 from k8s_ovs.runtime.backoff import Backoff
 from k8s_ovs.runtime.http import HealthChecks
@@ -116,7 +117,14 @@ class Agent:
         async with aclosing(reflector.watch()) as batches:
             async for batch in batches:
                 if any(isinstance(event, Deleted) for event in batch) and not self._reconciler.trouble():
-                    self._metrics.collected.inc(await self._pods.recover())
+                    await self._collect()
+
+    async def _collect(self) -> None:
+        """Remove what sandboxes that are gone left behind."""
+        try:
+            self._metrics.collected.inc(await self._pods.recover())
+        except DataplaneError as err:
+            log.warning("collecting what gone sandboxes left behind: %s", err)
 
     async def _announce(self) -> None:
         """Write the conflist once the node can serve, and keep the ready gauge true."""
@@ -126,7 +134,7 @@ class Agent:
             ready = checks.ready
             self._metrics.ready.set(ready)
             if ready and not written:
-                await self._pods.recover()
+                await self._collect()
                 cni = self._settings.cni
                 conflist.write(cni.conf_dir, conflist.render(cni.socket, portmap=cni.portmap))
                 self._services.on_ready()

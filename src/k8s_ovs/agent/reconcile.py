@@ -197,7 +197,6 @@ class Reconciler:
 
     async def _watch_switch(self) -> None:
         """Turn what OVSDB tells into events; a switch that may have lost flows gets a full synchronisation."""
-        generation = self._plant.switch.generation
         async for _ in self._plant.switch.changes():
             rows = {attachment.key: attachment for attachment in self._plant.switch.attachments()}
             self._withdrawn &= rows.keys()
@@ -210,9 +209,7 @@ class Reconciler:
             events += [AttachmentGone(key) for key in known if key not in rows]
             if events:
                 self.post(*events)
-            if generation != self._plant.switch.generation:
-                generation = self._plant.switch.generation
-                self.request_sync("the switch was restarted or reconfigured")
+            self.request_sync("the switch was restarted or changed")
 
     async def _work(self) -> None:
         while True:
@@ -235,7 +232,7 @@ class Reconciler:
             except DataplaneError as err:
                 self._failed(err, waiting)
             else:
-                self.stats.flows = self._desired.count
+                self.stats.flows = len(self._desired)
                 for submission in waiting:
                     if not submission.done.done():
                         submission.done.set_result(None)

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import click
@@ -50,8 +50,11 @@ def _run(flags: options.Options, *, with_agent: bool, with_controller: bool) -> 
     settings = options.daemon_from(flags)
     notifier = Notifier.from_environment()
 
+    def serving() -> None:
+        notifier.ready("serving")
+
     async def daemon() -> None:
-        async with _services(settings, notifier) as services, asyncio.TaskGroup() as tasks:
+        async with _services(settings, serving) as services, asyncio.TaskGroup() as tasks:
             if with_agent:
                 one = Agent(options.agent_from(flags, settings.hostname), services)
                 tasks.create_task(one.run(), name="agent")
@@ -62,7 +65,9 @@ def _run(flags: options.Options, *, with_agent: bool, with_controller: bool) -> 
 
 
 @asynccontextmanager
-async def _services(settings: options.DaemonSettings, notifier: Notifier) -> AsyncIterator[AgentServices]:
+async def _services(
+    settings: options.DaemonSettings, on_ready: Callable[[], None]
+) -> AsyncIterator[AgentServices]:
     """What both halves share: connections, health checks, metrics and their endpoint."""
     async with AsyncExitStack() as stack:
         health, registry = HealthChecks(), CollectorRegistry()
@@ -74,7 +79,7 @@ async def _services(settings: options.DaemonSettings, notifier: Notifier) -> Asy
             kube=kube,
             health=health,
             registry=registry,
-            on_ready=lambda: notifier.ready("serving") and None,
+            on_ready=on_ready,
         )
 
 

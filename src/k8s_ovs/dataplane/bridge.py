@@ -98,14 +98,6 @@ class Switch(Protocol):
     def datapath(self) -> Datapath:
         """The datapath of the bridge; known once `ensure_bridge` has returned."""
 
-    @property
-    def generation(self) -> int:
-        """Grows whenever the switch may have lost flows or settings.
-
-        vswitchd or ovsdb-server restarted, the bridge or one of its fixed ports made anew or changed by somebody
-        else. Adding and removing pods' ports leaves it as it is.
-        """
-
     async def ensure_bridge(self, spec: BridgeSpec) -> None:
         """Make the bridge and its fixed ports as `spec` says, changing only what differs. Raises OvsdbError."""
 
