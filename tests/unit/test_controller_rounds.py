@@ -1,0 +1,381 @@
+"""Rounds: what is written when, and that two controllers at once do no harm wherever they meet.
+
+A round awaits only the store and the cluster. `Stepped` makes each of those a point where the test decides which
+controller goes on, or is killed: no event loop, no chance.
+"""
+
+from collections import defaultdict
+from collections.abc import Coroutine, Generator, Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from fakes.cluster import FakeCluster
+from fakes.store import FakeStore
+from k8s_ovs.config import Mode, NetworkConfig
+from k8s_ovs.controller.claims import HostNode
+from k8s_ovs.controller.cluster import Facts
+from k8s_ovs.controller.metrics import ControllerMetrics
+from k8s_ovs.controller.plan import ProblemKind
+from k8s_ovs.controller.rounds import Outcome, Rounds, RoundServices
+from k8s_ovs.errors import ConfigError, EtcdUnavailable
+from k8s_ovs.model.types import HostSubnet, NetNamespace, Vni
+from k8s_ovs.sources.store import Change, Snapshot
+
+CONFIG = NetworkConfig(
+    "k8ssdn", IPv4Network("172.11.0.0/24"), 4, IPv4Network("10.96.0.0/12"), Mode.MULTITENANT
+)
+
+
+@dataclass
+class Step:
+    """A point where a controller stops until the test lets it go on."""
+
+    def __await__(self) -> Generator["Step", None, None]:
+        yield self
+
+
+class SteppedStore(FakeStore):
+    """A FakeStore whose every method stops before and after it does its work, as a request and its answer do."""
+
+    async def network_config(self) -> NetworkConfig | None:
+        await Step()
+        return await super().network_config()
+
+    async def snapshot(self) -> Snapshot:
+        await Step()
+        result = await super().snapshot()
+        await Step()
+        return result
+
+    async def commit(self, change: Change) -> bool:
+        await Step()
+        result = await super().commit(change)
+        await Step()
+        return result
+
+
+class SteppedCluster(FakeCluster):
+    async def existing_nodes(self, names: Iterable[str]) -> set[str]:
+        await Step()
+        result = await super().existing_nodes(names)
+        await Step()
+        return result
+
+    async def existing_namespaces(self, names: Iterable[str]) -> set[str]:
+        await Step()
+        result = await super().existing_namespaces(names)
+        await Step()
+        return result
+
+
+def finish(coroutine: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """Let a round run through."""
+    try:
+        while True:
+            coroutine.send(None)
+    except StopIteration as end:
+        outcome: Outcome = end.value
+        return outcome
+
+
+@dataclass
+class Bench:
+    """A store, a cluster and any number of controllers."""
+
+    store: FakeStore = field(default_factory=lambda: FakeStore(CONFIG))
+    cluster: FakeCluster = field(default_factory=FakeCluster)
+    facts: Facts = field(default_factory=Facts)
+    leading: bool = True
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def __post_init__(self) -> None:
+        self.metrics = ControllerMetrics(self.registry)
+
+    def controller(self) -> Rounds:
+        services = RoundServices(self.store, self.cluster, self.metrics, lambda: self.leading)
+        return Rounds(services, self.facts)
+
+    def nodes(self, **addresses: str) -> None:
+        self.cluster.add_nodes(**addresses)
+        self.facts.nodes |= {n: HostNode(n, (IPv4Address(a),)) for n, a in addresses.items()}
+
+    def namespaces(self, *names: str) -> None:
+        self.cluster.add_namespaces(*names)
+        self.facts.namespaces |= set(names)
+
+    def settle(self, rounds: Rounds) -> int:
+        for number in range(50):
+            if finish(rounds.once()) is Outcome.SETTLED:
+                return number
+        raise AssertionError("never settles")
+
+    def records(self) -> Snapshot:
+        try:
+            coroutine = FakeStore.snapshot(self.store)
+            coroutine.send(None)
+        except StopIteration as end:
+            snapshot: Snapshot = end.value
+            return snapshot
+        raise AssertionError("the fake store waits")
+
+    def subnets(self) -> dict[str, str]:
+        return {r.host: str(r.subnet) for r in self.records().host_subnets.values()}
+
+    def vnis(self) -> dict[str, int | None]:
+        return {r.name: r.net_id for r in self.records().net_namespaces.values()}
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"k8s_ovs_controller_{name}", labels)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_new_cluster_is_served_in_one_round_and_settled_in_the_next(bench: Bench) -> None:
+    bench.nodes(node1="192.0.2.1", node2="192.0.2.2")
+    bench.namespaces("default", "kube-system", "red")
+    rounds = bench.controller()
+    assert finish(rounds.once()) is Outcome.CHANGED
+    assert finish(rounds.once()) is Outcome.SETTLED
+    assert bench.subnets() == {"node1": "172.11.0.0/28", "node2": "172.11.0.16/28"}
+    assert bench.vnis() == {"default": 10, "kube-system": 0, "red": 11}
+    assert bench.metric("allocations_total", kind="subnet") == 2
+    assert bench.metric("allocations_total", kind="vni") == 2
+    assert bench.metric("free_subnets") == 14
+    assert bench.metric("commits_total", result="done") == 2
+
+
+def test_a_thousand_namespaces_are_written_in_a_few_transactions(bench: Bench) -> None:
+    bench.namespaces(*(f"ns{n:04}" for n in range(1000)))
+    assert bench.settle(bench.controller()) == 10
+    assert all(len(c.put_namespaces) <= 100 for c in bench.store.commits)
+    assert len(set(bench.vnis().values())) == 1000
+
+
+def test_a_refused_commit_is_planned_anew(bench: Bench) -> None:
+    bench.nodes(node1="192.0.2.1")
+    theirs = HostSubnet("lb", IPv4Address("192.0.2.9"), IPv4Network("172.11.0.0/28"), assign=True)
+    bench.store.before_commit = lambda: bench.store.put(theirs)
+    rounds = bench.controller()
+    assert finish(rounds.once()) is Outcome.REFUSED
+    assert bench.subnets() == {"lb": "172.11.0.0/28"}
+    bench.settle(rounds)
+    assert bench.subnets() == {"lb": "172.11.0.0/28", "node1": "172.11.0.16/28"}
+    assert bench.metric("commits_total", result="refused") == 1
+
+
+def test_a_write_to_the_other_kind_of_record_refuses_nothing(bench: Bench) -> None:
+    bench.nodes(node1="192.0.2.1")
+    bench.namespaces("red")
+    bench.store.before_commit = lambda: bench.store.put(NetNamespace("red", Vni(99)))
+    rounds = bench.controller()
+    assert finish(rounds.once()) is Outcome.REFUSED  # the VNI; the subnet was committed
+    assert bench.subnets() == {"node1": "172.11.0.0/28"}
+    bench.settle(rounds)
+    assert bench.vnis() == {"red": 99}
+
+
+def test_who_does_not_lead_writes_nothing(bench: Bench) -> None:
+    bench.nodes(node1="192.0.2.1")
+    bench.leading = False
+    assert finish(bench.controller().once()) is Outcome.REFUSED
+    assert bench.store.commits == []
+
+
+def test_deletion_waits_for_the_word_of_the_api(bench: Bench) -> None:
+    """The watch does not tell of node1 and red, but they exist: their records stay, the rest goes on."""
+    bench.store.put(
+        HostSubnet("node1", IPv4Address("192.0.2.1"), IPv4Network("172.11.0.0/28")),
+        HostSubnet("gone", IPv4Address("192.0.2.2"), IPv4Network("172.11.0.16/28")),
+        NetNamespace("red", Vni(10)),
+        NetNamespace("blue", Vni(11)),
+    )
+    bench.cluster.hidden = {"node1", "red"}
+    bench.nodes(node3="192.0.2.3")
+    rounds = bench.controller()
+    bench.settle(rounds)
+    assert bench.subnets() == {"node1": "172.11.0.0/28", "node3": "172.11.0.32/28"}
+    assert bench.vnis() == {"red": 10}
+    assert [p.kind for p in rounds.problems] == [ProblemKind.NO_ADDRESS]
+    bench.cluster.hidden = set()
+    rounds.forget_doubts()
+    bench.settle(rounds)
+    assert (bench.subnets(), bench.vnis()) == ({"node3": "172.11.0.32/28"}, {})
+
+
+def test_what_a_record_held_before_it_became_malformed_is_not_given_away(bench: Bench) -> None:
+    bench.nodes(node1="192.0.2.1")
+    bench.namespaces("red")
+    rounds = bench.controller()
+    bench.settle(rounds)
+    keys = bench.store.keys
+    bench.store.put_raw(keys.subnet(IPv4Address("192.0.2.1")), "{")
+    bench.store.put_raw(keys.namespace("red"), "{")
+    bench.nodes(node2="192.0.2.2")
+    bench.namespaces("blue")
+    bench.settle(rounds)
+    assert (bench.subnets(), bench.vnis()) == ({"node2": "172.11.0.16/28"}, {"blue": 11})
+    assert {p.subject.name for p in rounds.problems} == {
+        keys.subnet(IPv4Address("192.0.2.1")),
+        keys.namespace("red"),
+    }
+    bench.store.delete_raw(keys.subnet(IPv4Address("192.0.2.1")))
+    bench.store.delete_raw(keys.namespace("red"))
+    bench.settle(rounds)
+    assert bench.subnets()["node1"] == "172.11.0.0/28"
+    assert (bench.vnis()["red"], rounds.problems) == (12, ())
+
+
+def test_the_mode_may_change_under_way(bench: Bench) -> None:
+    bench.namespaces("red")
+    rounds = bench.controller()
+    bench.settle(rounds)
+    key = next(key for key in bench.store.raw() if key.endswith("/config"))
+    bench.store.put_raw(key, CONFIG.to_json().replace("multitenant", "subnet"))
+    bench.namespaces("blue")
+    bench.settle(rounds)
+    assert bench.vnis() == {"red": 10}
+    bench.store.put_raw(key, CONFIG.to_json())
+    bench.settle(rounds)
+    assert bench.vnis() == {"red": 10, "blue": 11}
+
+
+def test_without_a_network_config_nothing_is_done(bench: Bench) -> None:
+    rounds = Rounds(RoundServices(FakeStore(), bench.cluster, bench.metrics, lambda: True), Facts())
+    with pytest.raises(ConfigError, match="init-config"):
+        finish(rounds.once())
+
+
+def test_an_outage_comes_out_as_it_is(bench: Bench) -> None:
+    bench.store.outage = EtcdUnavailable("no endpoint answers")
+    with pytest.raises(EtcdUnavailable):
+        finish(bench.controller().once())
+
+
+# Two controllers at once
+
+
+class Watchdog:
+    """Sees every state of the store and says whether one of them was wrong."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._subnets: dict[str, IPv4Network] = {}
+        self._vnis: dict[str, Vni] = {}
+        self.changed: list[str] = []
+
+    def look(self) -> None:
+        now = self._bench.records()
+        owners: defaultdict[IPv4Network, list[str]] = defaultdict(list)
+        for record in now.host_subnets.values():
+            if record.subnet is not None:
+                owners[record.subnet].append(record.host)
+                if self._subnets.setdefault(record.host, record.subnet) != record.subnet:
+                    self.changed.append(record.host)
+        tenants: defaultdict[Vni, list[str]] = defaultdict(list)
+        for tenant in now.net_namespaces.values():
+            if tenant.net_id:
+                tenants[tenant.net_id].append(tenant.name)
+                if self._vnis.setdefault(tenant.name, tenant.net_id) != tenant.net_id:
+                    self.changed.append(tenant.name)
+        assert [hosts for hosts in owners.values() if len(hosts) > 1] == []
+        assert [names for names in tenants.values() if len(names) > 1] == []
+
+
+def run_against_each_other(
+    bench: Bench, known: list[Facts], schedule: Iterable[tuple[int, bool]]
+) -> Watchdog:
+    """Advance one of two controllers, step by step; True kills it there and starts it again. In the end both know all."""
+    watchdog = Watchdog(bench)
+    services = RoundServices(bench.store, bench.cluster, bench.metrics, lambda: True)
+    controllers = [Rounds(services, facts) for facts in known]
+    running: list[Coroutine[Any, Any, Outcome]] = [c.once() for c in controllers]
+    for who, kill in schedule:
+        if kill:
+            running[who].close()
+            controllers[who] = Rounds(services, known[who])
+            running[who] = controllers[who].once()
+            continue
+        try:
+            running[who].send(None)
+        except StopIteration:
+            running[who] = controllers[who].once()
+        watchdog.look()
+    for coroutine in running:
+        coroutine.close()
+    for facts, controller in zip(known, controllers, strict=True):
+        facts.nodes, facts.namespaces = bench.facts.nodes, bench.facts.namespaces
+        bench.settle(controller)
+        watchdog.look()
+    return watchdog
+
+
+NODES = {f"node{n}": f"192.0.2.{n}" for n in range(1, 7)}
+NAMESPACES = ("blue", "default", "green", "kube-system", "red")
+schedules = st.lists(
+    st.tuples(st.sampled_from([0, 1]), st.sampled_from([False] * 14 + [True])), min_size=20, max_size=80
+)
+knowledge = st.builds(
+    lambda nodes, namespaces: Facts({n: HostNode(n, (IPv4Address(NODES[n]),)) for n in nodes}, namespaces),
+    st.sets(st.sampled_from(sorted(NODES)), min_size=3),
+    st.sets(st.sampled_from(NAMESPACES), min_size=2),
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(knowledge, min_size=2, max_size=2), schedules)
+def test_two_controllers_give_nothing_twice_wherever_they_meet(
+    known: list[Facts], schedule: list[tuple[int, bool]]
+) -> None:
+    """Each has heard of some of the Nodes and Namespaces, so that each gives what it thinks is free to others."""
+    bench = Bench(store=SteppedStore(CONFIG), cluster=SteppedCluster())
+    bench.nodes(**NODES)
+    bench.namespaces(*NAMESPACES)
+    bench.store.put(
+        HostSubnet("lb", IPv4Address("192.0.2.99"), None, assign=True),
+        HostSubnet("gone", IPv4Address("192.0.2.98"), IPv4Network("172.11.0.16/28")),
+        HostSubnet("node3", IPv4Address("192.0.2.33"), IPv4Network("172.11.0.0/28")),
+        NetNamespace("dropped", Vni(10)),
+        NetNamespace("blue", Vni(12)),
+    )
+    watchdog = run_against_each_other(bench, known, schedule)
+    assert watchdog.changed == []
+    assert bench.subnets().keys() == {*NODES, "lb"}
+    assert bench.subnets()["node3"] == "172.11.0.0/28"
+    assert bench.vnis().keys() == set(NAMESPACES)
+    assert (bench.vnis()["blue"], bench.vnis()["kube-system"]) == (12, 0)
+
+
+@given(schedules)
+def test_a_controller_with_old_facts_takes_nothing_from_the_others(
+    schedule: list[tuple[int, bool]],
+) -> None:
+    """The first has not heard of node2 and red, which the second serves: it must not delete their records."""
+    bench = Bench(store=SteppedStore(CONFIG), cluster=SteppedCluster())
+    bench.nodes(node1="192.0.2.1", node2="192.0.2.2")
+    bench.namespaces("red", "blue")
+    old = Facts(nodes={"node1": bench.facts.nodes["node1"]}, namespaces={"blue"})
+    services = RoundServices(bench.store, bench.cluster, bench.metrics, lambda: True)
+    controllers = [Rounds(services, old), bench.controller()]
+    watchdog = Watchdog(bench)
+    bench.settle(controllers[1])
+    running = [controller.once() for controller in controllers]
+    for who, _ in schedule:
+        try:
+            running[who].send(None)
+        except StopIteration:
+            running[who] = controllers[who].once()
+        watchdog.look()
+        assert bench.subnets() == {"node1": "172.11.0.0/28", "node2": "172.11.0.16/28"}
+        assert bench.vnis() == {"blue": 10, "red": 11}
+    for coroutine in running:
+        coroutine.close()
+    assert watchdog.changed == []
