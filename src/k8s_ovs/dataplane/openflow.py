@@ -25,7 +25,7 @@ _REFUSED = re.compile(r"Error (OFP\w+) for: OFPT_FLOW_MOD .*?: (.*)")
 _STATISTIC = re.compile(r"\b(cookie|table|n_packets|n_bytes)=(\w+)")
 _PRIORITY = re.compile(r"(?:^|,)priority=(\d+)")
 _NO_MATCH = re.compile(
-    r"(?:^|, )(?:\w+_age|n_bytes|\w+_timeout|importance)=\d+[^,]*$|(?:^|[ ,])(?:send_flow_rem|reset_counts)$"
+    r"(?:^|[, ])(?:\w+_age|n_bytes|\w+_timeout|importance)=\d+[^,]*$|(?:^|[ ,])(?:send_flow_rem|reset_counts)$"
 )
 
 _log = logging.getLogger(__name__)
