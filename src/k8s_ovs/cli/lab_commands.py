@@ -1,5 +1,9 @@
 """The commands of `k8s-ovs lab`: options in, text out. Loaded by `cli.lab` when one of them is used."""
 
+import asyncio
+import json
+import os
+import shlex
 import signal
 import sys
 import time
@@ -11,8 +15,9 @@ from typing import Any, TypeVar
 import click
 
 from k8s_ovs.config import Mode
-from k8s_ovs.lab import hostcheck, lifecycle
+from k8s_ovs.lab import hostcheck, lifecycle, matrix, matrixtext, namespaces, places, status
 from k8s_ovs.lab.cluster import check_name
+from k8s_ovs.lab.state import load_cluster
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,7 +43,13 @@ class _Cidr(click.ParamType[IPv4Network]):
             self.fail(f"{err}; give an IPv4 CIDR like 10.128.0.0/14", param, ctx)
 
 
-_name = click.option("--name", default="lab", show_default=True, help="Which lab; several may be up.")
+_name = click.option(
+    "--name",
+    envvar="K8S_OVS_LAB",
+    default="lab",
+    show_default=True,
+    help="Which lab; several may be up.  [K8S_OVS_LAB]",
+)
 _base = click.option(
     "--state-dir",
     "base",
@@ -119,6 +130,67 @@ def down(name: str, base: Path) -> None:
     click.echo(f"lab {name} is gone" if existed else f"no lab {name} was up")
 
 
+@click.command()
+@_which
+def env(name: str, base: Path) -> None:
+    """Print what a shell needs: eval "$(k8s-ovs lab env)"."""
+    cluster = load_cluster(base, name)
+    for variable, value in places.shell_environment(cluster).items():
+        if variable == "PATH":
+            click.echo(f'export PATH={shlex.quote(value)}:"$PATH"')
+        else:
+            click.echo(f"export {variable}={shlex.quote(value)}")
+
+
+@click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@_which
+@click.argument("target", metavar="NODE|NAMESPACE/POD|control|outside")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(name: str, base: Path, target: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND in the network of a node or pod, with this host's file system.
+
+    The exit code is the command's own.
+    """
+    hostcheck.check_root()
+    place = places.find(load_cluster(base, name), target)
+    argv = list(command[1:] if command[0] == "--" else command)
+    if not argv:
+        raise click.UsageError("nothing to run: k8s-ovs lab exec node1 -- ip addr")
+    namespaces.enter(place.netns)
+    os.environ.update(place.environment)
+    try:
+        os.execvp(argv[0], argv)  # noqa: S606 - the command is what the user asked for
+    except FileNotFoundError:
+        click.echo(f"k8s-ovs: {argv[0]}: command not found on this host", err=True)
+        sys.exit(127)
+    except PermissionError as err:
+        click.echo(f"k8s-ovs: {argv[0]}: {err.strerror}", err=True)
+        sys.exit(126)
+
+
+@click.command("status")
+@_which
+@_json
+def status_(name: str, base: Path, output: str) -> None:
+    """Show nodes, processes, bridges, host subnets and pods."""
+    now = asyncio.run(status.read(load_cluster(base, name)))
+    click.echo(json.dumps(now.to_json(), indent=1) if output == "json" else status.render(now))
+
+
+@click.command("matrix")
+@_which
+@_json
+def matrix_(name: str, base: Path, output: str) -> None:
+    """Who reaches whom: every pair, expected against observed. Exits with 1 if anything differs."""
+    hostcheck.check_root()
+    measured = asyncio.run(matrix.measure(load_cluster(base, name)))
+    if output == "json":
+        click.echo(json.dumps(measured.to_json(), indent=1))
+    else:
+        click.echo(matrixtext.render(measured, lambda text, colour: click.style(text, fg=colour)))
+    sys.exit(1 if measured.differences else 0)
+
+
 def _stop_on_sigterm() -> None:
     """End as with Ctrl-C, so that what was begun is removed."""
 
@@ -128,4 +200,11 @@ def _stop_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
-COMMANDS: dict[str, click.Command] = {"up": up, "down": down}
+COMMANDS: dict[str, click.Command] = {
+    "up": up,
+    "down": down,
+    "env": env,
+    "exec": exec_,
+    "status": status_,
+    "matrix": matrix_,
+}

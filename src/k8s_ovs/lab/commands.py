@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from k8s_ovs.lab.cluster import API_PORT, ETCD_PORT, ETCD_PREFIX, METRICS_PORT, NODE_PORT, Cluster, Node
+from k8s_ovs.lab.cluster import (
+    API_PORT,
+    ETCD_PORT,
+    ETCD_PREFIX,
+    METRICS_PORT,
+    NODE_PORT,
+    POD_PORTS,
+    Cluster,
+    Node,
+)
 
 VSWITCH_SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 PODSERVER = Path(__file__).with_name("podserver.py")
@@ -132,21 +141,23 @@ def vswitchd(cluster: Cluster, node: Node) -> Command:
 
 
 def podserver(cluster: Cluster, node: Node) -> Command:
-    """What answers inside this node's pods."""
+    """What answers inside this node's pods, and on the node itself."""
+    return _server(cluster, node.name, node.podserver_socket, (NODE_PORT,))
+
+
+def outside_server(cluster: Cluster) -> Command:
+    """What answers on the outside host."""
+    return _server(cluster, "outside", cluster.directory / "outside.sock", POD_PORTS)
+
+
+def _server(cluster: Cluster, place: str, socket: Path, ports: tuple[int, ...]) -> Command:
+    # By file, isolated and without site: it needs the standard library only, and starts in a third of the time.
+    argv = (sys.executable, "-I", "-S", str(PODSERVER), str(socket), place, *map(str, ports))
     return Command(
-        name=f"{node.name}/podserver",
-        # By file, isolated and without site: it needs the standard library only, and starts in a third of the time.
-        argv=(
-            sys.executable,
-            "-I",
-            "-S",
-            str(PODSERVER),
-            str(node.podserver_socket),
-            node.name,
-            str(NODE_PORT),
-        ),
-        netns=node.netns,
-        log=cluster.logs / f"{node.name}-podserver.log",
+        name=f"{place}/podserver",
+        argv=argv,
+        netns=cluster.netns(place),
+        log=cluster.logs / f"{place}-podserver.log",
     )
 
 

@@ -30,40 +30,39 @@ class Forwarder:
     """Accepts on 127.0.0.1:`port` and connects to `target` from inside `netns`."""
 
     def __init__(self, port: int, netns: Path, target: tuple[str, int]) -> None:
-        self.port = port
+        self._listener = namespaces.listener("127.0.0.1", port)
         self._netns = netns
         self._target = target
 
     async def run(self) -> None:
-        """Serve until cancelled. Raises OSError if the port is taken."""
-        server = await asyncio.start_server(self._serve, sock=namespaces.listener("127.0.0.1", self.port))
-        async with server:
-            await server.serve_forever()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            sock = namespaces.inside(self._netns, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            sock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(sock, self._target)
-            far_reader, far_writer = await asyncio.open_connection(sock=sock)
-        except OSError:
-            writer.close()  # the server inside is away: the caller sees what it would see without us
-            return
-        try:
+        """Serve until cancelled."""
+        loop = asyncio.get_running_loop()
+        with self._listener:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_pump(reader, far_writer), name="forward in")
-                group.create_task(_pump(far_reader, writer), name="forward out")
-        except* OSError:
-            pass
-        finally:
-            for end in (writer, far_writer):
-                with contextlib.suppress(OSError):
-                    end.close()
+                while True:
+                    client, _ = await loop.sock_accept(self._listener)
+                    group.create_task(self._serve(client), name="forward")
+
+    async def _serve(self, client: socket.socket) -> None:
+        with client, namespaces.inside(self._netns, _tcp_socket) as server:
+            try:
+                await asyncio.get_running_loop().sock_connect(server, self._target)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_pump(client, server), name="forward in")
+                    group.create_task(_pump(server, client), name="forward out")
+            except* OSError:
+                pass  # one end is away: the other sees its connection closed, as without us
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(_CHUNK):
-        writer.write(data)
-        await writer.drain()
-    if writer.can_write_eof():
-        writer.write_eof()
+def _tcp_socket() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    return sock
+
+
+async def _pump(source: socket.socket, sink: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    while data := await loop.sock_recv(source, _CHUNK):
+        await loop.sock_sendall(sink, data)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)

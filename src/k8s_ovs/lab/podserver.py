@@ -1,7 +1,7 @@
 """What answers inside the pods of one node: HTTP with the pod's name, TCP and UDP echo.
 
-Run as a file of its own by the supervisor, `python -I -S podserver.py SOCKET NODE PORT`, one process for a node: it needs
-only the standard library, so that it starts fast, and a few hundred pods cost one process. It serves PORT for the
+Run as a file of its own by the supervisor, `python -I -S podserver.py SOCKET NODE PORT…`, one process for a node: it needs
+only the standard library, so that it starts fast, and a few hundred pods cost one process. It serves each PORT for the
 node itself; the kubelet tells it over the unix socket SOCKET, one JSON object a line, what to serve in which network
 namespace. A TCP connection that begins like HTTP is answered as HTTP (`GET /peer` tells the address that the server
 saw), any other is echoed.
@@ -251,16 +251,20 @@ def _bound(kind: socket.SocketKind, port: int) -> socket.socket:
     return sock
 
 
-async def _main(path: Path, node: str, port: int) -> None:
+async def _main(path: Path, node: str, ports: list[int]) -> None:
     servers = PodServers()
-    await servers.serve("node", node, "", [port])
+    await servers.serve("node", node, "", ports)
+
+    clients = set()  # the event loop itself keeps no strong reference to them
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clients.add(task := asyncio.current_task())
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 writer.write(json.dumps(await servers.request(line)).encode() + b"\n")
                 await writer.drain()
         writer.close()
+        clients.discard(task)
 
     path.unlink(missing_ok=True)
     control = await asyncio.start_unix_server(client, str(path))
@@ -271,4 +275,4 @@ async def _main(path: Path, node: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    asyncio.run(_main(Path(sys.argv[1]), sys.argv[2], [int(port) for port in sys.argv[3:]]))

@@ -71,6 +71,7 @@ class Supervisor:
             )
         for node in cluster.nodes:
             self._start(commands.podserver(cluster, node))
+        self._start(commands.outside_server(cluster))
         kubelet = Kubelet(cluster)
         self._group.create_task(kubelet.run(), name="kubelet")
         if cluster.bare:

@@ -1,0 +1,109 @@
+"""The places of a running lab that one can be in: nodes, pods, control, outside. For `lab exec` and the matrix.
+
+Reads what the kubelet has recorded; changes nothing.
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from k8s_ovs.errors import LabError
+from k8s_ovs.lab.cluster import ETCD_PREFIX, Cluster, Node
+from k8s_ovs.lab.commands import ovs_environment
+
+
+@dataclass(frozen=True, slots=True)
+class PodPlace:
+    """A pod that has its network."""
+
+    namespace: str
+    name: str
+    node: str
+    address: str
+    netns: Path
+    host_network: bool
+    ports: tuple[int, ...]
+
+    @property
+    def title(self) -> str:
+        """namespace/name."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a command runs: a namespace, and variables that point its tools the right way."""
+
+    netns: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def pods(cluster: Cluster) -> list[PodPlace]:
+    """Every pod that has its network now, in the order of names."""
+    found = []
+    for file in sorted(cluster.pods_dir.glob("*.json")):
+        try:
+            record = json.loads(file.read_text())
+        except OSError:
+            continue  # deleted while we looked
+        found.append(
+            PodPlace(
+                namespace=record["namespace"],
+                name=record["name"],
+                node=record["node"],
+                address=record["address"],
+                netns=Path(record["netns"]),
+                host_network=record["hostNetwork"],
+                ports=tuple(record["ports"]),
+            )
+        )
+    return found
+
+
+def find(cluster: Cluster, target: str) -> Place:
+    """NODE, NAMESPACE/POD, `control` or `outside`. Raises LabError, with what there is instead."""
+    for node in cluster.nodes:
+        if target == node.name:
+            return Place(node.netns, node_environment(cluster, node))
+    if target in ("control", "outside"):
+        inside = {"KUBECONFIG": str(cluster.control_kubeconfig)} if target == "control" else {}
+        return Place(cluster.netns(target), {**_etcd_environment(cluster.etcd_endpoint), **inside})
+    existing = pods(cluster)
+    for pod in existing:
+        if target == pod.title:
+            return Place(pod.netns)
+    known = [node.name for node in cluster.nodes] + [pod.title for pod in existing] + ["control", "outside"]
+    raise LabError(f"lab {cluster.name} has no {target!r}", remedy=f"it has {', '.join(known)}")
+
+
+def node_environment(cluster: Cluster, node: Node) -> dict[str, str]:
+    """What makes ovs-vsctl, etcdctl, kubectl and k8s-ovs work as on that node."""
+    return {
+        **ovs_environment(node),
+        **_etcd_environment(cluster.etcd_endpoint),
+        "KUBECONFIG": str(node.kubeconfig),
+        "K8S_OVS_HOSTNAME": node.name,
+        "K8S_OVS_OVS_RUNDIR": str(node.ovs_rundir),
+        "K8S_OVS_CNI_SOCKET": str(node.cni_socket),
+        "K8S_OVS_CNI_CONF_DIR": str(node.cni_conf_dir),
+    }
+
+
+def shell_environment(cluster: Cluster) -> dict[str, str]:
+    """What `lab env` exports for the user's own shell; PATH is the directory that `k8s-ovs` is in."""
+    return {
+        "KUBECONFIG": str(cluster.kubeconfig),
+        **_etcd_environment(cluster.loopback_etcd_endpoint),
+        "K8S_OVS_LAB": cluster.name,
+        "PATH": str(Path(sys.executable).parent),
+    }
+
+
+def _etcd_environment(endpoint: str) -> dict[str, str]:
+    return {
+        "ETCDCTL_API": "3",
+        "ETCDCTL_ENDPOINTS": endpoint,
+        "K8S_OVS_ETCD_ENDPOINTS": endpoint,
+        "K8S_OVS_ETCD_PREFIX": ETCD_PREFIX,
+    }
