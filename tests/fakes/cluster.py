@@ -66,6 +66,11 @@ class FakeCluster:
             for watch in self._namespace_watches:
                 watch.put_nowait([Deleted("", name)])
 
+    @property
+    def watches(self) -> int:
+        """How many are open."""
+        return len(self._node_watches) + len(self._namespace_watches)
+
     # the Cluster protocol
 
     async def nodes(self) -> AsyncGenerator[NodeBatch, None]:

@@ -113,6 +113,8 @@ class Controller:
             return self._config_trouble
         if self._worker is not None:
             return self._worker.trouble
+        if self._election.is_leader:
+            return "the lease has just been won"
         if not self._election.holder:
             return "no controller leads yet: is the Kubernetes API reachable?"
         return ""
