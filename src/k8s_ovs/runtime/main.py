@@ -76,10 +76,14 @@ class _Stop:
             self._timer.cancel()
 
     def _force(self, loop: asyncio.AbstractEventLoop) -> None:
-        names = ", ".join(sorted(task.get_name() for task in asyncio.all_tasks(loop))) or "a thread"
-        _log.error("not stopped within %.1f s (still running: %s): ending the process", self._grace, names)
-        sys.stderr.flush()
-        os._exit(EXIT_FAILED)
+        try:
+            own = {threading.main_thread(), threading.current_thread()}
+            threads = [f"thread {thread.name}" for thread in threading.enumerate() if thread not in own]
+            names = ", ".join(sorted(task.get_name() for task in asyncio.all_tasks(loop)) + threads)
+            _log.error("not stopped within %.1f s (still running: %s): ending now", self._grace, names)
+            sys.stderr.flush()
+        finally:
+            os._exit(EXIT_FAILED)
 
 
 async def _until_stopped(main: Main, stop: _Stop) -> None:
