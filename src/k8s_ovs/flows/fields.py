@@ -104,6 +104,8 @@ class Bits:
         """The bits as ovs-ofctl spells them in actions."""
         if self.width == self.field.width:
             return f"{self.field.nxm}[]"
+        if self.width == 1:
+            return f"{self.field.nxm}[{self.start}]"
         return f"{self.field.nxm}[{self.start}..{self.start + self.width - 1}]"
 
     def __str__(self) -> str:
