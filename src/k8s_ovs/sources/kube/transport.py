@@ -3,6 +3,7 @@
 Used by the client only. It knows URLs and bodies, not objects.
 """
 
+import errno
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -114,7 +115,7 @@ class Transport:
         try:
             yield
         except (aiohttp.ClientError, ssl.SSLError, OSError, TimeoutError) as err:
-            raise _network_error(self.name(call), self.credentials.origin, err) from err
+            raise _network_error(self.name(call), self.credentials, err) from err
 
     async def _request(
         self, call: Call, access: Access, limit: aiohttp.ClientTimeout
@@ -155,7 +156,8 @@ def _socket(info: aiohttp.AddrInfoType) -> socket.socket:
     return sock
 
 
-def _network_error(what: str, origin: str, err: Exception) -> KubeError:
+def _network_error(what: str, credentials: Credentials, err: Exception) -> KubeError:
+    origin = credentials.origin
     if isinstance(err, aiohttp.ClientConnectorCertificateError):
         reason = f"{what}: the server's certificate is not to be trusted ({err.certificate_error})"
         remedy = f"correct the certificate authority or the server's name in {origin}"
@@ -167,9 +169,14 @@ def _network_error(what: str, origin: str, err: Exception) -> KubeError:
     if isinstance(err, TimeoutError):
         return KubeUnavailable(f"{what}: no answer in time", reason="Timeout")
     remedy = f"check that the API server runs and that {origin} names it"
-    return KubeUnavailable(
-        f"{what}: no answer ({err or type(err).__name__})", reason="Network", remedy=remedy
-    )
+    dropped = isinstance(err, OSError) and err.errno in {None, errno.ECONNRESET}
+    if credentials.server.startswith("https://") and (
+        dropped or isinstance(err, aiohttp.ServerDisconnectedError)
+    ):
+        # Many servers say why they refuse a client certificate; some just close the connection.
+        remedy += ", and the client certificate if the server wants one"
+    said = str(err) or type(err).__name__
+    return KubeUnavailable(f"{what}: no answer ({said})", reason="Network", remedy=remedy)
 
 
 def _tls_cause(err: BaseException | None) -> ssl.SSLError | None:
