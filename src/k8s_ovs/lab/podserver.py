@@ -14,15 +14,20 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 _CLONE_NEWNET = 0x40000000
 _METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ")
 _MAX_HEAD = 1 << 16
+_IP_PKTINFO = 8
+_PKTINFO = struct.Struct("=I4s4s")
+"""struct in_pktinfo of ip(7): interface, local address, destination address."""
+_DATAGRAMS_AT_ONCE = 64
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -38,8 +43,7 @@ class TcpServer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server hands over
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         """Echo, or collect a request."""
@@ -99,21 +103,34 @@ class TcpServer(asyncio.Protocol):
             transport.close()
 
 
-class UdpServer(asyncio.DatagramProtocol):
-    """Echoes every datagram."""
+class UdpServer:
+    """Echoes every datagram of a socket, from the very address that it was sent to.
 
-    def __init__(self) -> None:
-        self._transport: asyncio.DatagramTransport | None = None
+    A host has several addresses, and a reply from another one than was asked is not a reply (ip(7), IP_PKTINFO).
+    """
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is there."""
-        assert isinstance(transport, asyncio.DatagramTransport)  # noqa: S101 - see create_datagram_endpoint
-        self._transport = transport
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        asyncio.get_running_loop().add_reader(sock, self._readable)
 
-    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
-        """Send it back."""
-        if self._transport is not None:
-            self._transport.sendto(data, addr)
+    def close(self) -> None:
+        """Stop."""
+        asyncio.get_running_loop().remove_reader(self._sock)
+        self._sock.close()
+
+    def _readable(self) -> None:
+        with contextlib.suppress(OSError):  # nothing left to read, or nobody there to hear the answer
+            for _ in range(_DATAGRAMS_AT_ONCE):
+                data, ancillary, _, peer = self._sock.recvmsg(1 << 16, socket.CMSG_SPACE(_PKTINFO.size))
+                self._sock.sendmsg([data], [_reply_from(info) for info in ancillary], 0, peer)
+
+
+def _reply_from(info: tuple[int, int, bytes]) -> tuple[int, int, bytes]:
+    """The ancillary data that makes a reply leave with the address that the request came to."""
+    level, kind, data = info
+    _, local, _ = _PKTINFO.unpack(data)
+    return (level, kind, _PKTINFO.pack(0, local, b""))
 
 
 @dataclass
@@ -121,7 +138,7 @@ class Served:
     """The open ends of one pod; `connections` closes with it."""
 
     servers: list[asyncio.Server] = field(default_factory=list)
-    datagrams: list[asyncio.DatagramTransport] = field(default_factory=list)
+    datagrams: list[UdpServer] = field(default_factory=list)
     connections: set[asyncio.Transport] = field(default_factory=set)
 
     def close(self) -> None:
@@ -129,7 +146,7 @@ class Served:
         for server in self.servers:
             server.close()
         for datagram in self.datagrams:
-            datagram.abort()
+            datagram.close()
         for connection in self.connections:
             connection.abort()
 
@@ -170,8 +187,7 @@ class PodServers:
                 if sock.type == socket.SOCK_STREAM:
                     served.servers.append(await loop.create_server(connection, sock=sock))
                 else:
-                    transport, _ = await loop.create_datagram_endpoint(UdpServer, sock=sock)
-                    served.datagrams.append(transport)
+                    served.datagrams.append(UdpServer(sock))
         except BaseException:
             for sock in sockets:
                 sock.close()

@@ -142,7 +142,7 @@ async def _icmp(sock: socket.socket, target: Target) -> Answer:
     loop = asyncio.get_running_loop()
     # A raw socket gets the replies to everybody's requests: connected, only those of this target, and of those the
     # token tells ours.
-    await loop.sock_connect(sock, (target.address, 0))
+    sock.connect((target.address, 0))
     token = os.urandom(16)
     request = echo_request(struct.unpack("!H", os.urandom(2))[0], token)
 

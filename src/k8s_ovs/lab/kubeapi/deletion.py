@@ -4,6 +4,7 @@ Called by the HTTP handlers and, for Namespaces, by the store's listeners.
 """
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +12,8 @@ from k8s_ovs.lab.kubeapi import answers
 from k8s_ovs.lab.kubeapi.registry import Registry
 from k8s_ovs.lab.kubeapi.resources import NAMESPACES, PODS, RESOURCES, Key, Object, Resource, field, meta
 from k8s_ovs.lab.kubeapi.store import Change, Entry, Verb
+
+_LOG = logging.getLogger(__name__)
 
 _KEPT_NAMESPACES = ("default", "kube-system")
 
@@ -128,7 +131,10 @@ class NamespacePurge:
     def _purge_all(self) -> None:
         names, self._dirty = self._dirty, set()
         for name in sorted(names):
-            self._purge(name)
+            try:
+                self._purge(name)
+            except answers.ApiError as err:  # the journal refuses; the next deletion in it, or a restart, goes on
+                _LOG.warning("namespace %s: %s", name, err)
 
     def _purge(self, name: str) -> None:
         left = 0

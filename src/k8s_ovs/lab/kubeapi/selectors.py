@@ -113,8 +113,3 @@ class Selector:
         return all(term.matches(own) for term in self.labels) and all(
             term.matches(obj) for term in self.fields
         )
-
-    @property
-    def only_name(self) -> str:
-        """The one name that the field selector leaves, or ""."""
-        return next((t.value for t in self.fields if t.path == "metadata.name" and t.wanted), "")

@@ -92,7 +92,7 @@ class _Collection:
 
     def record(self, change: Change) -> None:
         if len(self.changes) == self.changes.maxlen:
-            self.floor = self.changes[0].entry.revision
+            self.floor = max(self.floor, self.changes[0].entry.revision)
         self.changes.append(change)
         if change.verb is Verb.DELETED:
             del self.entries[change.entry.key]
