@@ -75,9 +75,10 @@ class Outcome:
 
 
 class Switch:
-    """One bridge with these flows."""
+    """One bridge with these flows. `nx_match` is its mode for fragments (ovs-ofctl(8), set-frags); False is `normal`."""
 
-    def __init__(self, flows: Iterable[Flow]) -> None:
+    def __init__(self, flows: Iterable[Flow], *, nx_match: bool = True) -> None:
+        self.nx_match = nx_match
         self.tables: dict[int, list[Flow]] = {}
         for flow in flows:
             self.tables.setdefault(flow.table, []).append(flow)
@@ -87,6 +88,9 @@ class Switch:
     def run(self, packet: Packet) -> Outcome:
         """Send one packet through the tables."""
         state = dict(packet)
+        fragment = packet.get(f.IP_FRAG, 0)
+        if fragment and not (self.nx_match and fragment == f.FIRST_FRAGMENT):
+            state[f.UDP_DST] = 0
         outputs: list[tuple[OfPort, Packet]] = []
         path: list[Flow] = []
         table: int | None = 0

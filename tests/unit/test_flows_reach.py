@@ -247,10 +247,22 @@ def test_vxlan_made_by_a_translation_does_not_reach_the_host(
     assert outcome.drop in (Drop.VXLAN_TO_HOST, Drop.NO_TRANSIT, Drop.OUTSIDE_NOT_FROM_POD)
 
 
-def test_later_fragments_pass_for_they_are_nothing_without_the_first() -> None:
-    """Open vSwitch shows port 0 for them (ovs-fields(7), ip_frag); the first fragment carries the port and is dropped."""
-    fabric = two_nodes()
-    assert pod_sends(fabric, RED, OUTSIDE, UDP) == [(NODE.ip, GATEWAY_OFPORT)]
+@pytest.mark.parametrize("translated", [False, True])
+@pytest.mark.parametrize("nx_match", [False, True])
+def test_vxlan_in_fragments_does_not_reach_the_host(nx_match: bool, translated: bool) -> None:
+    switch = two_nodes().switches[NODE.ip]
+    switch = behind_pod_in(switch) if translated else switch
+    switch.nx_match = nx_match
+    packet = ip_packet(RED.port, RED.mac, RED.ip, OTHER.ip, UDP, 4789) | {f.IP_FRAG: f.FIRST_FRAGMENT}
+    outcome = switch.run(packet | ({f.REG0: f.ORIGIN.place(f.Origin.POD)} if translated else {}))
+    assert outcome.outputs == []
+    assert outcome.drop in (Drop.POD_VXLAN, Drop.VXLAN_TO_HOST, Drop.HIDDEN_PORT_TO_HOST)
+
+
+@pytest.mark.parametrize("fragment", [f.FIRST_FRAGMENT, 3])
+def test_other_datagrams_in_fragments_pass(fragment: int) -> None:
+    packet = ip_packet(RED.port, RED.mac, RED.ip, OUTSIDE, UDP, 53) | {f.IP_FRAG: fragment}
+    assert two_nodes().reaches_gateway(NODE.ip, packet, NODE.ip)
 
 
 def test_a_pod_reaches_itself_through_its_own_port() -> None:

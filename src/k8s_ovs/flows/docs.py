@@ -57,8 +57,9 @@ gateway's.
 
 **VXLAN made by a pod.** UDP port 4789 is dropped in pod-in. A translation could make such a packet later; so deliver drops it
 once more on its way to the host, where nothing of ours translates it any further. (What the *host* translates after that,
-for a node port say, the host's own rules have to stop.) Fragments: the first one carries the UDP header and is
-dropped, the others never become a datagram.
+for a node port say, the host's own rules have to stop.) Fragments: in the switch's mode `nx-match` the first one shows
+its port and is dropped, and the others never become a datagram; in the mode `normal` it shows port 0, and deliver
+drops it as `hidden-port-to-host`, whatever its port.
 
 **VLAN tags, IPv6, other protocols.** Dropped in classify, each with its own counter.
 """

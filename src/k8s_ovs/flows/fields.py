@@ -24,6 +24,11 @@ def _mac(value: int) -> str:
     return ":".join(f"{octet:02x}" for octet in value.to_bytes(6, "big"))
 
 
+_FRAGMENTS = {0: "no", 1: "first", 3: "later"}
+FIRST_FRAGMENT = 1
+"""What `IP_FRAG` holds for the fragment with offset 0."""
+
+
 def _slash_hex(mask: int) -> str:
     return f"/{mask:#x}"
 
@@ -141,6 +146,7 @@ ARP_OP = Field("arp_op", "NXM_OF_ARP_OP", 16, 44, str, _slash_hex, ARP_TYPE)
 ARP_SHA = Field("arp_sha", "NXM_NX_ARP_SHA", 48, 45, _mac, _slash_mac, ARP_TYPE)
 ARP_THA = Field("arp_tha", "NXM_NX_ARP_THA", 48, 46, _mac, _slash_mac, ARP_TYPE)
 IP_PROTO = Field("nw_proto", "NXM_OF_IP_PROTO", 8, 47, str, _slash_hex, IP_TYPE)
+IP_FRAG = Field("nw_frag", "NXM_NX_IP_FRAG", 2, 49, lambda value: _FRAGMENTS[value], _slash_hex, IP_TYPE)
 UDP_DST = Field("tp_dst", "NXM_OF_UDP_DST", 16, 50, str, _slash_hex, IP_TYPE, UDP_PROTO)
 
 

@@ -77,6 +77,7 @@ class Drop(IntEnum):
     OUTSIDE_NOT_FROM_POD = 76, "to the outside, but not from a pod: the host routes its own traffic itself"
     TENANT_MISMATCH = 80, "source and destination are different tenants, and neither is global"
     VXLAN_TO_HOST = 90, "VXLAN (UDP 4789) on its way to the host, whatever it was before translation"
+    HIDDEN_PORT_TO_HOST = 92, "first fragment of a UDP datagram to the host, its port not shown by the switch"
     DELIVER_OTHER = 91, "not IPv4 in the deliver stage"
 
 

@@ -243,7 +243,7 @@ DELIVER = Table(
     decides="nothing: the packet goes out (VXLAN to the host excepted, also after translation)",
     filled="fixed",
     miss=Drop.DELIVER_OTHER,
-    matches=(f.ETH_TYPE.whole, f.IP_PROTO.whole, f.UDP_DST.whole, f.OUTPUT_PORT),
+    matches=(f.ETH_TYPE.whole, f.IP_PROTO.whole, f.IP_FRAG.whole, f.UDP_DST.whole, f.OUTPUT_PORT),
     sets=(f.IN_PORT.whole,),
     outputs=True,
 )

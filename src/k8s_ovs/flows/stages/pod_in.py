@@ -1,8 +1,8 @@
 """Pod in: a pod is who its port says, and nobody else.
 
 Port, MAC and IP have to belong together, for ARP as for IP; what then goes on carries the pod's VNI. VXLAN (UDP 4789)
-is dropped at once: on the underlay it could pass for a host's. In a datagram that comes in fragments the first one
-carries the UDP header (a fragment is at least 8 octets, RFC 791) and matches; without it the rest is never reassembled.
+is dropped at once: on the underlay it could pass for a host's. How fragments are stopped is told in `deliver`, which has
+the last word on the way to the host.
 
 A pod that asks for its own address does duplicate detection or announces itself (RFC 5227). An answer would make it
 believe that the address is taken; so there is none.
