@@ -62,7 +62,7 @@ class Agent:
         self._reconciler = Reconciler(
             settings.hostname,
             Plant(self._switch, OfctlFlowTable(settings.switch.management), NetlinkHostNetwork()),
-            ReconcileOptions(bridge=spec, mtu=settings.mtu, resync_period=settings.resync_period),
+            ReconcileOptions(spec, settings.node_ip, settings.mtu, settings.resync_period),
         )
         self._firewall = FirewallKeeper(IptablesFirewall(), spec.gateway, settings.resync_period)
         self._pods = PodNetwork(PodParts(self._switch, NetlinkPodLinks(), self._reconciler))

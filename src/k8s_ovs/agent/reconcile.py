@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from time import monotonic
 
 from k8s_ovs.agent.pods import NodeNetwork
@@ -40,6 +41,7 @@ class ReconcileOptions:
     """What the operator chose: `mtu` of the pod network (None: the underlay's less VXLAN's 50), `resync_period` in seconds."""
 
     bridge: BridgeSpec = field(default_factory=BridgeSpec)
+    node_ip: IPv4Address | None = None
     mtu: int | None = None
     resync_period: float = 60.0
 
@@ -75,7 +77,7 @@ class Reconciler:
     """Owns bridge and view of one node. `run` is its task; every other method is called from other tasks."""
 
     def __init__(self, hostname: str, plant: Plant, options: ReconcileOptions) -> None:
-        self.view = NodeView(hostname)
+        self.view = NodeView(hostname, options.node_ip)
         self.stats = ReconcileStats()
         self._hostname = hostname
         self._plant = plant

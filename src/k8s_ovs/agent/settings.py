@@ -1,6 +1,7 @@
 """What the operator can choose for an agent; the CLI fills it in from flags and the environment."""
 
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from k8s_ovs.dataplane.bridge import BridgeSpec, Datapath
@@ -36,10 +37,14 @@ class SwitchSettings:
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """`mtu` in octets, None: the underlay's less 50; `resync_period` in seconds."""
+    """`mtu` in octets, None: the underlay's less 50; `resync_period` in seconds.
+
+    `node_ip` decides which host subnet is ours when several carry `hostname`.
+    """
 
     hostname: str
     cni: CniSettings = CniSettings()
     switch: SwitchSettings = SwitchSettings()
+    node_ip: IPv4Address | None = None
     mtu: int | None = None
     resync_period: float = 60.0

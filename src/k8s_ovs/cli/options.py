@@ -87,6 +87,7 @@ daemon_options: Callable[[F], F] = _all(
 )
 
 agent_options: Callable[[F], F] = _all(
+    click.option("--node-ip", help="This host's address, if several host subnets carry its name."),
     click.option(
         "--mtu", type=click.IntRange(576, 65485), help="MTU of pods.  [default: the underlay's less 50]"
     ),
@@ -162,6 +163,7 @@ def agent_from(options: Options, hostname: str) -> AgentSettings:
             socket=options["cni_socket"], conf_dir=options["cni_conf_dir"], portmap=options["cni_portmap"]
         ),
         switch=switch_from(options),
+        node_ip=_address(options["node_ip"], "--node-ip"),
         mtu=options["mtu"],
         resync_period=options["resync_period"],
     )
@@ -174,6 +176,15 @@ def switch_from(options: Options) -> SwitchSettings:
         bridge=options["bridge"],
         datapath=cast("Datapath | None", options.get("datapath")),
     )
+
+
+def _address(text: str | None, what: str) -> IPv4Address | None:
+    if not text:
+        return None
+    try:
+        return IPv4Address(text)
+    except AddressValueError as err:
+        raise ConfigError(f"{what}: {err}", remedy="give one IPv4 address") from err
 
 
 def addresses_from(text: str, what: str) -> list[IPv4Address]:
