@@ -150,9 +150,8 @@ def as_text(packet: Packet) -> str:
 
 def _ordered(packet: Packet) -> list[tuple[f.Field, int]]:
     """Protocols first: ofproto/trace wants to know them before their fields."""
-    shown = {
-        field: value for field, value in packet.items() if field != f.UDP_DST or packet.get(f.IP_PROTO) == UDP
-    }
+    has_port = packet.get(f.IP_PROTO) == UDP and packet.get(f.IP_FRAG) != LATER_FRAGMENT
+    shown = {field: value for field, value in packet.items() if field != f.UDP_DST or has_port}
     if packet[f.ETH_TYPE] not in (f.IP_TYPE, f.ARP_TYPE):
         shown = {field: value for field, value in shown.items() if not field.ethertype}
     first = (f.ETH_TYPE, f.IP_PROTO)
