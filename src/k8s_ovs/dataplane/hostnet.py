@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from k8s_ovs.dataplane.bridge import GatewaySpec
 from k8s_ovs.dataplane.netns import call_in
-from k8s_ovs.dataplane.rtnetlink import Link, Route, Rtnetlink
+from k8s_ovs.dataplane.rtnetlink import RTPROT_OURS, Link, Route, Rtnetlink
 from k8s_ovs.errors import LinkError
 
 T = TypeVar("T")
@@ -63,26 +63,22 @@ def _link_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> bool:
 
 
 def _address_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> bool:
-    wanted = IPv4Interface((spec.address, spec.subnet.prefixlen))
-    present = [address for _, address in kernel.addresses(link)]
-    for stale in present:
-        if stale != wanted:
-            kernel.delete_address(link, stale)
-    if wanted not in present:
-        kernel.add_address(link, wanted)
-    return present != [wanted]
+    return kernel.only_address(link, IPv4Interface((spec.address, spec.subnet.prefixlen)))
 
 
 def _routes_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> bool:
-    """The routes to pods and Services; others through the gateway are of an older configuration, and go."""
+    """The routes to pods and Services. Those of ours that an older configuration has left behind go."""
     networks = {spec.network, spec.service_network} - {spec.subnet}
     wanted = {Route(network, source=spec.address) for network in networks}
-    present = {route for route in kernel.routes(link) if not route.kernel}
-    for route in present - wanted:
-        kernel.delete_route(link, route)
-    for route in wanted - present:
+    present = set(kernel.routes(link))
+    stale = [route for route in present - wanted if route.protocol == RTPROT_OURS]
+    missing = wanted - present
+    for route in stale:
+        if route.to not in networks:
+            kernel.delete_route(link, route)
+    for route in missing:
         kernel.put_route(link, route)
-    return present != wanted
+    return bool(stale or missing)
 
 
 def _forwarding_on() -> bool:

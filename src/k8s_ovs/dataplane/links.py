@@ -160,13 +160,7 @@ def _configure_pod_end(pod: Rtnetlink, link: PodLink) -> None:
         _tx_checksum_off(link.ifname)
     if not end.up:
         pod.set_up(end)
-    address = _address(link)
-    present = [found for _, found in pod.addresses(end)]
-    if address not in present:
-        pod.add_address(end, address)
-    for stale in present:
-        if stale != address:
-            pod.delete_address(end, stale)
+    pod.only_address(end, _address(link))
     have = set(pod.routes(end))
     for route in _routes(link):
         if route not in have:

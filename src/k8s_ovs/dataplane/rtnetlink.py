@@ -5,7 +5,7 @@ For `links`. Blocking, IPv4 only. It carries out single requests and decides not
 
 import errno
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from socket import AF_INET, AF_INET6, AF_UNSPEC
 
@@ -33,8 +33,11 @@ IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_MODE_NONE = 8, 1
 SKIP_STATISTICS = 0x8
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 7, 15
-RT_TABLE_MAIN, RTPROT_KERNEL, RTPROT_STATIC, RTN_UNICAST = 254, 2, 4, 1
-SCOPE_GLOBAL, SCOPE_LINK = 0, 253
+RT_TABLE_MAIN, RTN_UNICAST = 254, 1
+RTPROT_ANY = 0
+RTPROT_OURS = 107
+"""The "protocol" of our routes: it tells them from those of an administrator (`ip route` shows "proto 107")."""
+SCOPE_GLOBAL, SCOPE_LINK, SCOPE_ANY = 0, 253, 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Route:
     to: IPv4Network
     gateway: IPv4Address | None = None
     source: IPv4Address | None = None
-    kernel: bool = False
+    protocol: int = field(default=RTPROT_OURS, compare=False)
 
     @property
     def scope(self) -> int:
@@ -153,13 +156,23 @@ class Rtnetlink:
         answers = self._netlink.request(GETADDR, payload, nl.F_DUMP, what="addresses")
         return [_address(answer) for answer in answers]
 
-    def add_address(self, link: Link, address: IPv4Interface) -> None:
-        """Add an address; one that is there is no error."""
-        self._change_address(NEWADDR, nl.F_CREATE | nl.F_REPLACE, link, address)
+    def only_address(self, link: Link, wanted: IPv4Interface) -> bool:
+        """Make `wanted` the only address of `link`. Whether it was not.
 
-    def delete_address(self, link: Link, address: IPv4Interface) -> None:
-        """Delete an address."""
-        self._change_address(DELADDR, 0, link, address)
+        Deletes first: an address goes away together with an older one of its subnet (unless the sysctl
+        promote_secondaries is set), and the routes through it too.
+        """
+        present = [address for _, address in self.addresses(link)]
+        if present == [wanted]:
+            return False
+        for address in present:
+            try:
+                self._change_address(DELADDR, 0, link, address)
+            except LinkError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+        self._change_address(NEWADDR, nl.F_CREATE | nl.F_REPLACE, link, wanted)
+        return True
 
     def routes(self, link: Link) -> list[Route]:
         """The main table's unicast routes through `link`."""
@@ -171,11 +184,14 @@ class Rtnetlink:
 
     def put_route(self, link: Link, route: Route) -> None:
         """Add a route, replacing another to the same destination."""
-        self._change_route(NEWROUTE, nl.F_CREATE | nl.F_REPLACE, link, route)
+        flags = nl.F_CREATE | nl.F_REPLACE
+        payload = _route_payload(link, route, route.protocol, route.scope)
+        self._netlink.request(NEWROUTE, payload, flags, what=f"route {route.to} through {link.name}: add")
 
     def delete_route(self, link: Link, route: Route) -> None:
         """Delete a route."""
-        self._change_route(DELROUTE, 0, link, route)
+        payload = _route_payload(link, route, RTPROT_ANY, SCOPE_ANY)
+        self._netlink.request(DELROUTE, payload, what=f"route {route.to} through {link.name}: delete")
 
     def _change_address(self, kind: int, flags: int, link: Link, address: IPv4Interface) -> None:
         payload = IFADDR.pack(AF_INET, address.network.prefixlen, 0, SCOPE_GLOBAL, link.index)
@@ -183,18 +199,17 @@ class Rtnetlink:
         verb = "add" if kind == NEWADDR else "delete"
         self._netlink.request(kind, payload, flags, what=f"address {address} of {link.name}: {verb}")
 
-    def _change_route(self, kind: int, flags: int, link: Link, route: Route) -> None:
-        protocol = RTPROT_KERNEL if route.kernel else RTPROT_STATIC
-        bits = route.to.prefixlen
-        payload = RTMSG.pack(AF_INET, bits, 0, 0, RT_TABLE_MAIN, protocol, route.scope, RTN_UNICAST, 0)
-        payload += nl.attr(RTA_DST, route.to.network_address.packed) if bits else b""
-        payload += nl.u32(RTA_OIF, link.index)
-        if route.gateway is not None:
-            payload += nl.attr(RTA_GATEWAY, route.gateway.packed)
-        if route.source is not None:
-            payload += nl.attr(RTA_PREFSRC, route.source.packed)
-        verb = "add" if kind == NEWROUTE else "delete"
-        self._netlink.request(kind, payload, flags, what=f"route {route.to} through {link.name}: {verb}")
+
+def _route_payload(link: Link, route: Route, protocol: int, scope: int) -> bytes:
+    bits = route.to.prefixlen
+    payload = RTMSG.pack(AF_INET, bits, 0, 0, RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, 0)
+    payload += nl.attr(RTA_DST, route.to.network_address.packed) if bits else b""
+    payload += nl.u32(RTA_OIF, link.index)
+    if route.gateway is not None:
+        payload += nl.attr(RTA_GATEWAY, route.gateway.packed)
+    if route.source is not None:
+        payload += nl.attr(RTA_PREFSRC, route.source.packed)
+    return payload
 
 
 def _link(answer: bytes) -> Link:
@@ -227,7 +242,7 @@ def _route(answer: bytes) -> Route:
         to=IPv4Network((found.get(RTA_DST, bytes(4)), bits)),
         gateway=IPv4Address(found[RTA_GATEWAY]) if RTA_GATEWAY in found else None,
         source=IPv4Address(found[RTA_PREFSRC]) if RTA_PREFSRC in found else None,
-        kernel=protocol == RTPROT_KERNEL,
+        protocol=protocol,
     )
 
 

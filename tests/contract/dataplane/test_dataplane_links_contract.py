@@ -1,0 +1,88 @@
+"""What `bridge.PodLinks` promises, held by the fake and by the kernel."""
+
+import asyncio
+import errno
+from dataclasses import replace
+
+import pytest
+
+from fakes.dataplane import FakePodLinks
+from fakes.dataplane_examples import address, pod_link
+from fakes.private_ovs import netns_path, run
+from k8s_ovs.dataplane.bridge import PodLink, PodLinks
+from k8s_ovs.dataplane.links import NetlinkPodLinks
+from k8s_ovs.errors import LinkError
+from k8s_ovs.model.types import mac_of
+
+
+@pytest.fixture
+def links(kind: str, host: str, pod: str) -> PodLinks:
+    return FakePodLinks({netns_path(pod)}) if kind == "fake" else NetlinkPodLinks(netns=netns_path(host))
+
+
+@pytest.fixture
+def link(pod: str) -> PodLink:
+    return pod_link(1, netns_path(pod))
+
+
+def occupy(links: PodLinks, pod: str) -> None:
+    """Another plugin has made eth0 in the pod."""
+    if isinstance(links, FakePodLinks):
+        links.foreign.add((netns_path(pod), "eth0"))
+    else:
+        run("ip", "-n", pod, "link", "add", "eth0", "type", "veth")
+
+
+async def test_a_link_is_made_checked_and_deleted(links: PodLinks, link: PodLink) -> None:
+    await links.create(link)
+    await links.check(link)
+    assert await links.leftovers() == [link.host_ifname]
+    for _ in range(2):
+        await links.delete(link.host_ifname)
+        assert await links.leftovers() == []
+
+
+async def test_making_it_again_keeps_it(links: PodLinks, link: PodLink) -> None:
+    for _ in range(2):
+        await links.create(link)
+        await links.check(link)
+    assert await links.leftovers() == [link.host_ifname]
+
+
+async def test_making_it_with_another_address_corrects_it(links: PodLinks, link: PodLink) -> None:
+    await links.create(link)
+    other = replace(link, address=address(5), mac=mac_of(address(5)), mtu=1400)
+    with pytest.raises(LinkError):
+        await links.check(other)
+    await links.create(other)
+    await links.check(other)
+    with pytest.raises(LinkError):
+        await links.check(link)
+
+
+async def test_no_namespace(links: PodLinks, link: PodLink) -> None:
+    with pytest.raises(LinkError, match="/run/netns/nowhere") as caught:
+        await links.create(replace(link, netns="/run/netns/nowhere"))
+    assert caught.value.errno == errno.ENOENT
+    assert await links.leftovers() == []
+
+
+async def test_an_interface_of_others_is_not_touched(links: PodLinks, link: PodLink, pod: str) -> None:
+    occupy(links, pod)
+    with pytest.raises(LinkError, match="another interface eth0") as caught:
+        await links.create(link)
+    assert caught.value.errno == errno.EEXIST
+    assert await links.leftovers() == []
+
+
+async def test_what_is_missing_is_named(links: PodLinks, link: PodLink) -> None:
+    with pytest.raises(LinkError, match=f"{link.host_ifname}: does not exist"):
+        await links.check(link)
+
+
+async def test_two_interfaces_in_one_pod(links: PodLinks, link: PodLink) -> None:
+    second = replace(link, host_ifname="veth2", ifname="net1", address=address(2), mac=mac_of(address(2)))
+    await asyncio.gather(links.create(link), links.create(second))
+    assert sorted(await links.leftovers()) == sorted([link.host_ifname, "veth2"])
+    await links.delete("veth2")
+    assert await links.leftovers() == [link.host_ifname]

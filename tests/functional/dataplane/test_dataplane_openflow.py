@@ -1,0 +1,112 @@
+"""OfctlFlowTable on a real switch: size, counters, atomicity under traffic, and switches that do not answer."""
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from fakes.dataplane_examples import flow, mod
+from fakes.private_ovs import PrivateOvs, netns_path
+from k8s_ovs.dataplane.bridge import SyncResult
+from k8s_ovs.dataplane.netns import call_in
+from k8s_ovs.dataplane.openflow import OfctlFlowTable
+from k8s_ovs.errors import OpenFlowError
+from k8s_ovs.flows.flow import Flow
+
+
+@pytest.fixture
+def bridge(ovs: PrivateOvs) -> PrivateOvs:
+    ovs.vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev", "fail_mode=secure")
+    return ovs
+
+
+def many(count: int) -> list[Flow]:
+    """Flows as a big cluster has them."""
+    return [
+        flow(
+            f"cookie={number:#x},table={number % 50},priority={100 + number % 3},ip,"
+            f"nw_dst=10.{number >> 8}.{number & 255}.0/24,actions=set_field:{number:#x}->reg1,resubmit(,100)"
+        )
+        for number in range(count)
+    ]
+
+
+async def test_two_thousand_flows_unchanged_take_well_below_a_second(bridge: PrivateOvs) -> None:
+    table = OfctlFlowTable(bridge.mgmt())
+    assert await table.replace(many(2000)) == SyncResult(added=2000, deleted=0)
+    begun = time.monotonic()
+    assert await table.replace(many(2000)) == SyncResult(added=0, deleted=0)
+    assert time.monotonic() - begun < 0.5
+    assert await table.replace(many(1990)) == SyncResult(added=0, deleted=10)
+    assert len(await table.dump()) == 1990
+
+
+async def test_a_synchronisation_keeps_the_counters_of_what_stays(bridge: PrivateOvs) -> None:
+    bridge.vsctl(
+        "add-port", "br0", "tun0", "--", "set", "interface", "tun0", "type=internal", "ofport_request=2"
+    )
+    bridge.exec("ip", "link", "set", "tun0", "up")
+    bridge.exec("ip", "address", "add", "192.0.2.1/24", "dev", "tun0")
+    bridge.exec("ip", "neighbour", "add", "192.0.2.2", "lladdr", "0a:58:c0:00:02:02", "dev", "tun0")
+    table = OfctlFlowTable(bridge.mgmt())
+    counted = flow("table=0,priority=10,udp,nw_dst=192.0.2.2,actions=drop")
+    await table.replace([counted])
+
+    async def packets() -> int:
+        return {stats.priority: stats.packets for stats in await table.dump()}[10]
+
+    with call_in(
+        netns_path(bridge.netns), lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    ) as sender:
+        async with asyncio.timeout(20):
+            while await packets() < 3:
+                sender.sendto(b"counted", ("192.0.2.2", 9))
+    before = await packets()
+    assert await table.replace([counted, *many(10)]) == SyncResult(added=10, deleted=0)
+    assert await packets() >= before
+
+
+async def test_a_bundle_is_all_or_nothing(bridge: PrivateOvs) -> None:
+    table = OfctlFlowTable(bridge.mgmt())
+    await table.replace(many(50))
+    before = {(f.table, f.priority, f.match, f.actions) for f in await table.dump()}
+    good = [mod(f"add table=200,priority={number},actions=drop") for number in range(100)]
+    gone = [mod("delete_strict table=1,priority=101,ip,nw_dst=10.0.1.0/24")]
+    with pytest.raises(OpenFlowError, match=r"OFPMMFC_INVALID_METER.*meter:9"):
+        await table.commit([*gone, *good, mod("add table=0,priority=1,actions=meter:9,output:2")])
+    with pytest.raises(OpenFlowError, match=r"in line 102: 'add table=0,priority=1,nonsense=1"):
+        await table.commit([*gone, *good, mod("add table=0,priority=1,nonsense=1,actions=drop")])
+    assert {(f.table, f.priority, f.match, f.actions) for f in await table.dump()} == before
+
+
+async def test_a_flow_that_the_switch_reads_otherwise_is_reported(
+    bridge: PrivateOvs, caplog: pytest.LogCaptureFixture
+) -> None:
+    await OfctlFlowTable(bridge.mgmt()).commit([mod("add table=0,priority=1,nw_src=192.0.2.1,actions=drop")])
+    assert "normalization changed ofp_match" in caplog.text
+
+
+async def test_no_switch(tmp_path: Path) -> None:
+    with pytest.raises(OpenFlowError, match=r"connecting to unix:.*br0.mgmt.*check that ovs-vswitchd runs"):
+        await OfctlFlowTable(f"unix:{tmp_path}/br0.mgmt").commit([mod("add table=0,actions=drop")])
+
+
+async def test_a_switch_that_does_not_answer(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await stop.wait()
+        writer.close()
+
+    async with await asyncio.start_unix_server(silent, tmp_path / "br0.mgmt"):
+        with pytest.raises(OpenFlowError, match=r"no answer from .* within 0.3 s"):
+            await OfctlFlowTable(f"unix:{tmp_path}/br0.mgmt", deadline=0.3).dump()
+        stop.set()
+
+
+async def test_no_ovs_ofctl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(OpenFlowError, match=r"ovs-ofctl: No such file.*install the package openvswitch"):
+        await OfctlFlowTable("unix:/nowhere").dump()
