@@ -212,9 +212,9 @@ class FakeFlowTable(Faulty):
         self._flows = {**kept, **changed}
         return SyncResult(added=len(changed), deleted=len(deleted))
 
-    async def dump(self) -> list[FlowStats]:
+    async def dump(self, cookie: int = 0, mask: int = 0) -> list[FlowStats]:
         await self._enter("dump")
-        return list(self._flows.values())
+        return [flow for flow in self._flows.values() if flow.cookie & mask == cookie & mask]
 
     def clear(self) -> None:
         """The switch has lost its flows, as it does when ovs-vswitchd restarts."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 
 from k8s_ovs.agent import conflist
+from k8s_ovs.agent.drops import DropWatcher
 from k8s_ovs.agent.firewall import FirewallKeeper
 from k8s_ovs.agent.metrics import AgentMetrics, ReconcileCollector
 from k8s_ovs.agent.pods import PodNetwork, PodParts
@@ -58,10 +59,11 @@ class Agent:
         self._settings = settings
         self._services = services
         self._switch = OvsdbSwitch(settings.switch.rundir)
+        flows = OfctlFlowTable(settings.switch.management)
         spec = settings.switch.spec
         self._reconciler = Reconciler(
             settings.hostname,
-            Plant(self._switch, OfctlFlowTable(settings.switch.management), NetlinkHostNetwork()),
+            Plant(self._switch, flows, NetlinkHostNetwork()),
             ReconcileOptions(spec, settings.node_ip, settings.mtu, settings.resync_period),
         )
         self._firewall = FirewallKeeper(IptablesFirewall(), spec.gateway, settings.resync_period)
@@ -69,6 +71,8 @@ class Agent:
         self._metrics = AgentMetrics(services.registry)
         self._reconciler.stats.observe_commit = self._metrics.commit_seconds.observe
         services.registry.register(ReconcileCollector(self._reconciler, self._firewall))
+        self._drops = DropWatcher(flows)
+        services.registry.register(self._drops)
         self._config_trouble = "the network config has not been read yet"
         services.health.add_ready("network-config", lambda: self._config_trouble)
         services.health.add_ready("bridge", self._reconciler.trouble)
@@ -82,6 +86,7 @@ class Agent:
             tasks.create_task(self._reconciler.run(), name="reconciler")
             tasks.create_task(self._feed(tasks), name="store")
             tasks.create_task(server.run(), name="cni")
+            tasks.create_task(self._drops.run(), name="drops")
             tasks.create_task(self._announce(), name="announce")
 
     async def _feed(self, tasks: asyncio.TaskGroup) -> None:

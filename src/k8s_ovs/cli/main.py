@@ -13,6 +13,7 @@ from k8s_ovs import __version__
 from k8s_ovs.cli import options
 from k8s_ovs.cli.config import init_config
 from k8s_ovs.cli.daemons import agent, controller, run_both
+from k8s_ovs.cli.drops import drops
 from k8s_ovs.cli.lab import lab
 from k8s_ovs.cli.uninstall import uninstall
 from k8s_ovs.errors import ConfigError, K8sOvsError
@@ -40,6 +41,7 @@ def cli(context: click.Context, /, **flags: object) -> None:
 
 cli.add_command(agent)
 cli.add_command(controller)
+cli.add_command(drops)
 cli.add_command(init_config)
 cli.add_command(uninstall)
 cli.add_command(lab)

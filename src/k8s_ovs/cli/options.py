@@ -86,7 +86,13 @@ daemon_options: Callable[[F], F] = _all(
     ),
 )
 
+switch_options: Callable[[F], F] = _all(
+    click.option("--bridge", default="br0", show_default=True, help="Name of the bridge."),
+    _path("--ovs-rundir", default="/run/openvswitch", help="Where Open vSwitch keeps its sockets."),
+)
+
 agent_options: Callable[[F], F] = _all(
+    switch_options,
     click.option("--node-ip", help="This host's address, if several host subnets carry its name."),
     click.option(
         "--mtu", type=click.IntRange(576, 65485), help="MTU of pods.  [default: the underlay's less 50]"
@@ -94,8 +100,6 @@ agent_options: Callable[[F], F] = _all(
     click.option(
         "--datapath", type=click.Choice(["system", "netdev"]), help="Datapath of the bridge.  [detected]"
     ),
-    click.option("--bridge", default="br0", show_default=True, help="Name of the bridge."),
-    _path("--ovs-rundir", default="/run/openvswitch", help="Where Open vSwitch keeps its sockets."),
     _path("--cni-socket", default="/run/k8s-ovs/cni.sock", help="Where the CNI executable finds the agent."),
     _path("--cni-conf-dir", default="/etc/cni/net.d", help="Where the container runtime looks for networks."),
     click.option(

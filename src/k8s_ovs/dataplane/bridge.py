@@ -129,8 +129,8 @@ class FlowTable(Protocol):
     async def replace(self, flows: Iterable[Flow]) -> SyncResult:
         """Make the tables hold exactly `flows`, sending the difference only, as one bundle. Raises OpenFlowError."""
 
-    async def dump(self) -> list[FlowStats]:
-        """Every flow that the switch holds. Raises OpenFlowError."""
+    async def dump(self, cookie: int = 0, mask: int = 0) -> list[FlowStats]:
+        """The flows that the switch holds whose cookie is `cookie` where `mask` has ones. Raises OpenFlowError."""
 
 
 class PodLinks(Protocol):

@@ -59,9 +59,10 @@ class OfctlFlowTable:
             await self._run(("--bundle", "replace-flows", self._target, "-"), lines, what)
         return result
 
-    async def dump(self) -> list[FlowStats]:
-        """See `bridge.FlowTable`."""
-        printed = await self._run(("dump-flows", self._target), [], "dump of the flows")
+    async def dump(self, cookie: int = 0, mask: int = 0) -> list[FlowStats]:
+        """See `bridge.FlowTable`. The switch does the selecting."""
+        arguments = ("dump-flows", self._target, f"cookie={cookie:#x}/{mask:#x}")
+        printed = await self._run(arguments, [], "dump of the flows")
         return [parse_flow(line) for line in printed.splitlines() if " actions=" in line]
 
     async def _run(
