@@ -56,3 +56,13 @@ async def watching(store: Store) -> AsyncIterator[Watching]:
         reader = group.create_task(seen.read(store.watch()), name="watching")
         yield seen
         reader.cancel()
+
+
+async def until(condition: Callable[[], bool], what: str = "condition", deadline: float = DEADLINE) -> None:
+    """Look again and again, letting others run, until `condition()`; AssertionError after `deadline` seconds."""
+    try:
+        async with asyncio.timeout(deadline):
+            while not condition():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"{what}: not within {deadline} s") from None

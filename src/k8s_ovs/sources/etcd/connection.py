@@ -10,8 +10,9 @@ cancellation would stay counted, and the timeouts and TaskGroups around it would
 """
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -24,6 +25,9 @@ from k8s_ovs.sources.etcd.faults import StaleToken, meaning, refusal
 from k8s_ovs.sources.etcd.proto import rpc_pb2 as rpc
 from k8s_ovs.sources.etcd.settings import Endpoint, EtcdSettings
 
+REFUSAL_SECONDS = 1.0
+"""How long to wait for the reason when a server has hung up on us."""
+
 T = TypeVar("T")
 Answer = TypeVar("Answer", bound=Message)
 
@@ -33,6 +37,16 @@ class _Protocol(H2Protocol):
 
     closed = False
     reason: BaseException | None = None
+    transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        super().connection_made(transport)
+
+    def abort(self) -> None:
+        """Close without waiting: a hung server would not take part in closing a TLS connection."""
+        if isinstance(self.transport, asyncio.WriteTransport):
+            self.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.closed, self.reason = True, exc
@@ -61,9 +75,10 @@ class Connection:
     def __init__(self, settings: EtcdSettings, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._settings = settings
-        context = settings.tls_context() if endpoint.tls else None
-        self._channel = _Channel(endpoint.host, endpoint.port, ssl=context)
+        self._tls = settings.tls_context() if endpoint.tls else None
+        self._channel = _Channel(endpoint.host, endpoint.port, ssl=self._tls)
         self._token = ""
+        self._login = asyncio.Lock()
 
     @classmethod
     async def open(cls, settings: EtcdSettings, endpoint: Endpoint, probe: rpc.RangeRequest) -> "Connection":
@@ -71,11 +86,15 @@ class Connection:
         try:
             connection = cls(settings, endpoint)
         except EtcdDenied as err:  # a certificate file
-            raise EtcdDenied(f"etcd {endpoint}: {err.message}", remedy=err.remedy) from err
+            raise _at(endpoint, err) from err
         try:
             await connection.step("connecting", connection._channel.__connect__())
-            await connection._authenticate()
-            await connection.range(probe)
+            try:
+                await connection._authenticate()
+                await connection.range(probe)
+            except EtcdUnavailable:
+                await connection._hear_refusal()
+                raise
         except BaseException:
             connection.close()
             raise
@@ -89,6 +108,8 @@ class Connection:
     def close(self) -> None:
         """Drop the connection; calls under way fail. May be repeated."""
         self._channel.close()
+        if self._channel.protocol is not None:
+            self._channel.protocol.abort()
 
     async def range(self, request: rpc.RangeRequest) -> rpc.RangeResponse:
         """Read a key or a range of keys."""
@@ -104,7 +125,7 @@ class Connection:
         method = StreamStreamMethod(
             self._channel, "/etcdserverpb.Watch/Watch", rpc.WatchRequest, rpc.WatchResponse
         )
-        reader = WatchReader(self, method.open(metadata=self._metadata()))
+        reader = WatchReader(self, method.open(metadata=_bearing(self._token)))
         try:
             await self.step("watching", reader.start(request))
             yield reader
@@ -131,14 +152,36 @@ class Connection:
         # grpclib lets through whatever its HTTP/2 layer met in a dying connection, so all of it counts
         raise meaning(self._settings, self.endpoint, doing, error) from error
 
+    async def _hear_refusal(self) -> None:
+        """Raise EtcdDenied if it was TLS that ended the connection.
+
+        With TLS 1.3 a server refuses a client after the handshake. What we had sent by then makes its kernel reset
+        the connection, and the reset can overtake the reason. So connect again, send nothing, and listen.
+        """
+        if self._tls is not None:
+            with suppress(EtcdUnavailable):
+                await self.step("connecting", self._listen(self._tls))
+
+    async def _listen(self, context: ssl.SSLContext) -> None:
+        reader, writer = await asyncio.open_connection(self.endpoint.host, self.endpoint.port, ssl=context)
+        try:
+            async with asyncio.timeout(REFUSAL_SECONDS):
+                await reader.read(1)
+        finally:
+            writer.transport.abort()
+
     async def _authenticate(self) -> None:
         if not self._settings.username:
             return
-        self._token = ""
         try:
             password = self._settings.password()
-            request = rpc.AuthenticateRequest(name=self._settings.username, password=password)
-            answer = await self._once("logging in", "Auth/Authenticate", request, rpc.AuthenticateResponse)
+        except EtcdDenied as err:
+            raise _at(self.endpoint, err) from err
+        request = rpc.AuthenticateRequest(name=self._settings.username, password=password)
+        try:
+            answer = await self._once(
+                "logging in", "Auth/Authenticate", request, rpc.AuthenticateResponse, ""
+            )
         except EtcdError as err:
             if "authentication is not enabled" in err.message:
                 return  # everybody may do everything then; a user does no harm
@@ -146,19 +189,20 @@ class Connection:
         self._token = answer.token
 
     async def _call(self, doing: str, method: str, request: Message, answer: type[Answer]) -> Answer:
+        token = self._token
         try:
-            return await self._once(doing, method, request, answer)
+            return await self._once(doing, method, request, answer, token)
         except StaleToken:
-            await self._authenticate()
-            return await self._once(doing, method, request, answer)
+            async with self._login:
+                if self._token == token:  # else another call has just done it
+                    await self._authenticate()
+            return await self._once(doing, method, request, answer, self._token)
 
-    async def _once(self, doing: str, method: str, request: Message, answer: type[Answer]) -> Answer:
+    async def _once(
+        self, doing: str, method: str, request: Message, answer: type[Answer], token: str
+    ) -> Answer:
         call = UnaryUnaryMethod(self._channel, f"/etcdserverpb.{method}", type(request), answer)
-        deadline = self._settings.timeout
-        return await self.step(doing, call(request, timeout=deadline, metadata=self._metadata()))
-
-    def _metadata(self) -> dict[str, str | bytes]:
-        return {"token": self._token} if self._token else {}
+        return await self.step(doing, call(request, timeout=self._settings.timeout, metadata=_bearing(token)))
 
 
 class WatchReader:
@@ -211,6 +255,16 @@ class WatchReader:
         if answer.canceled:
             raise refusal(where, answer.cancel_reason)
         return answer
+
+
+def _bearing(token: str) -> dict[str, str | bytes]:
+    """The metadata of a call made with `token`."""
+    return {"token": token} if token else {}
+
+
+def _at(endpoint: Endpoint, error: EtcdDenied) -> EtcdDenied:
+    """`error`, which came from a file, with the endpoint that the file is for."""
+    return EtcdDenied(f"etcd {endpoint}: {error.message}", remedy=error.remedy)
 
 
 async def end(task: "asyncio.Task[Any]") -> None:

@@ -40,14 +40,16 @@ def meaning(settings: EtcdSettings, endpoint: Endpoint, doing: str, error: BaseE
     if isinstance(error, GRPCError):
         return _status(where, error.status, error.message or "")
     if isinstance(error, ssl.SSLError):
-        return _tls(settings, where, error)
+        return _tls(settings, endpoint, where, error)
     if isinstance(error, TimeoutError):
         return EtcdUnavailable(
             f"{where}: no answer within {settings.timeout:g} s",
             remedy="check that etcd runs there and has a quorum",
         )
     if isinstance(error, OSError):
-        return EtcdUnavailable(f"{where}: {error.strerror or error}", remedy=_reach(endpoint))
+        return EtcdUnavailable(
+            f"{where}: {error.strerror or str(error) or 'connection closed'}", remedy=_reach(endpoint)
+        )
     return EtcdUnavailable(f"{where}: {error or type(error).__name__}", remedy=_reach(endpoint))
 
 
@@ -79,7 +81,7 @@ def _status(where: str, status: Status, text: str) -> EtcdError:
     return EtcdUnavailable(what, remedy="check the health of the etcd cluster")
 
 
-def _tls(settings: EtcdSettings, where: str, error: ssl.SSLError) -> EtcdError:
+def _tls(settings: EtcdSettings, endpoint: Endpoint, where: str, error: ssl.SSLError) -> EtcdError:
     if isinstance(error, ssl.SSLCertVerificationError):
         ca = settings.cafile or "the system's CAs"
         return EtcdDenied(
@@ -88,7 +90,7 @@ def _tls(settings: EtcdSettings, where: str, error: ssl.SSLError) -> EtcdError:
         )
     reason = (error.reason or str(error)).replace("_", " ").lower()
     if isinstance(error, ssl.SSLEOFError):
-        return EtcdUnavailable(f"{where}: closed during the TLS handshake", remedy="check the log of etcd")
+        return EtcdUnavailable(f"{where}: closed during the TLS handshake", remedy=_reach(endpoint))
     if "alert" in reason:
         own = settings.certfile or "no client certificate"
         return EtcdDenied(
@@ -102,5 +104,5 @@ def _tls(settings: EtcdSettings, where: str, error: ssl.SSLError) -> EtcdError:
 
 def _reach(endpoint: Endpoint) -> str:
     if endpoint.tls:
-        return "check that etcd runs there"
+        return "check that etcd runs there, and with TLS (else use http://)"
     return "check that etcd runs there, and without TLS (else use https://)"
