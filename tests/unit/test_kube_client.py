@@ -123,6 +123,13 @@ async def test_list_begins_anew_when_its_token_expires() -> None:
         assert [item.metadata.name for item in await client.list(NODES)] == ["b"]
 
 
+async def test_a_list_that_is_gone_from_the_start_is_an_error() -> None:
+    async with scripted() as (server, client):
+        server.on("GET", "/api/v1/nodes", Reply(status(410, "Gone"), status=410))
+        with pytest.raises(KubeGone):
+            await client.list(NODES)
+
+
 @pytest.mark.parametrize(
     ("code", "reason", "kind", "text"),
     [

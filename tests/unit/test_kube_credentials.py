@@ -166,6 +166,16 @@ def test_a_user_that_cannot_be_used_says_why(tmp_path: Path, user: dict[str, Any
         load(kubeconfig(tmp_path / "config", user))
 
 
+def test_inline_data_wins_over_a_file(tmp_path: Path, kube_ca: bytes) -> None:
+    both = {
+        "certificate-authority": "missing.pem",
+        "certificate-authority-data": base64.encodebytes(kube_ca).decode(),
+    }
+    profile = read_kubeconfig(kubeconfig(tmp_path / "config", cluster={**both, "server": "h:1"}))
+    assert profile.ca == kube_ca
+    assert profile.server == "https://h:1"
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\xfe", b"{", b"- a\n- b\n"])
 def test_a_file_that_is_no_kubeconfig_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "config"

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 import msgspec
 import pytest
@@ -12,6 +12,7 @@ from fakes.kube_script import LeaseStore, ManualClock, settle
 from k8s_ovs.errors import ConfigError
 from k8s_ovs.sources.kube.clock import Clock
 from k8s_ovs.sources.kube.election import LeaseElection, LeaseTiming, unique_identity
+from k8s_ovs.sources.kube.lease import micro_time
 from k8s_ovs.sources.kube.objects import Lease
 
 NAMESPACE, NAME = "kube-system", "k8s-ovs-controller"
@@ -349,3 +350,8 @@ def test_identities_of_one_host_differ() -> None:
     identities = {unique_identity("node1") for _ in range(100)}
     assert len(identities) == 100
     assert all(identity.startswith("node1_") for identity in identities)
+
+
+def test_times_are_written_in_utc() -> None:
+    moment = datetime(2024, 5, 6, 1, 2, 3, 4, tzinfo=timezone(timedelta(hours=8)))
+    assert micro_time(moment) == "2024-05-05T17:02:03.000004Z"
