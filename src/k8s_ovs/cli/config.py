@@ -11,7 +11,7 @@ from k8s_ovs.runtime.logs import LogSettings, setup_logging
 from k8s_ovs.sources.etcd.store import EtcdStore
 
 
-@click.command("init-config")
+@click.command("init-config", context_settings=options.CONTEXT)
 @options.etcd_options
 @click.option("--from-json", "text", help=f"The whole config, as in etcd. Example: {EXAMPLE}")
 @click.option(

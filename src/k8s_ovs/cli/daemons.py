@@ -19,7 +19,7 @@ from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.credentials import load_credentials
 
 
-@click.command()
+@click.command(context_settings=options.CONTEXT)
 @options.etcd_options
 @options.kube_options
 @options.daemon_options
@@ -30,7 +30,7 @@ def agent(**flags: object) -> None:
     _run(dict(flags), with_agent=True, with_controller=False)
 
 
-@click.command()
+@click.command(context_settings=options.CONTEXT)
 @options.etcd_options
 @options.kube_options
 @options.daemon_options

@@ -11,7 +11,7 @@ from k8s_ovs.cli import options
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
 
 
-@click.command()
+@click.command(context_settings=options.CONTEXT)
 @options.switch_options
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.option("--all", "everything", is_flag=True, help="Also the drops that have counted nothing.")

@@ -21,7 +21,7 @@ from k8s_ovs.errors import ConfigError, K8sOvsError
 
 @click.group(
     invoke_without_command=True,
-    context_settings={"auto_envvar_prefix": options.ENVIRONMENT, "help_option_names": ["-h", "--help"]},
+    context_settings=options.CONTEXT,
 )
 @click.version_option(__version__, prog_name="k8s-ovs")
 @options.etcd_options

@@ -25,7 +25,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 Options = dict[str, Any]
 """What click hands to a command: flag names to values."""
 
-ENVIRONMENT = "K8S_OVS"
+CONTEXT: dict[str, Any] = {"auto_envvar_prefix": "K8S_OVS", "help_option_names": ["-h", "--help"]}
+"""For every command: without it, click would want K8S_OVS_AGENT_MTU where K8S_OVS_MTU is documented."""
 
 
 def _path(*names: str, **kwargs: Any) -> Callable[[F], F]:

@@ -11,7 +11,7 @@ from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
 from k8s_ovs.runtime.logs import LogSettings, setup_logging
 
 
-@click.command()
+@click.command(context_settings=options.CONTEXT)
 @options.agent_options
 def uninstall(**flags: object) -> None:
     """Remove conflist, NAT rules and bridge from this host. Stop the agent first.
