@@ -38,7 +38,7 @@ lock: .stamps/venv ## Resolve the Python dependencies anew
 
 shim: $(SHIM) ## Build the static CNI executable
 
-$(SHIM): src/k8s_ovs/cni/shim.c
+$(SHIM): src/k8s_ovs/cni/shim.c src/k8s_ovs/cni/json_scan.h
 	@mkdir -p $(@D)
 	$(CC) -std=c11 -O2 -static -Wall -Wextra -Werror -o $@ $<
 

@@ -14,7 +14,6 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,18 +23,26 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "json_scan.h"
+
 #define DEFAULT_SOCKET "/run/k8s-ovs/cni.sock"
 #define NEWEST_VERSION "1.1.0"
 #define SUPPORTED_VERSIONS "[\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]"
 #define GREETING "k8s-ovs-cni/1\n"
 #define INPUT_LIMIT (1024 * 1024)
-#define MAX_DEPTH 128
 #ifndef WAIT_SECONDS
 #define WAIT_SECONDS 110 /* less than the two minutes after which kubelet gives up on its runtime */
 #endif
 
 /* Error codes of the CNI specification 1.1, section "Error". */
-enum { INVALID_ENVIRONMENT = 4, IO_FAILURE = 5, DECODE_FAILURE = 6, INVALID_CONFIG = 7, TRY_AGAIN = 11, UNAVAILABLE = 50 };
+enum {
+    INVALID_ENVIRONMENT = 4,
+    IO_FAILURE = 5,
+    DECODE_FAILURE = 6,
+    INVALID_CONFIG = 7,
+    TRY_AGAIN = 11,
+    UNAVAILABLE = 50,
+};
 
 extern char **environ;
 
@@ -46,7 +53,7 @@ struct buffer {
 
 struct conf {
     char version[32];
-    char socket[512];
+    char socket[MAX_VALUE];
 };
 
 static struct conf conf = {NEWEST_VERSION, DEFAULT_SOCKET};
@@ -129,7 +136,7 @@ static long long left_ms(void)
 
 static void append(struct buffer *to, const void *data, size_t size)
 {
-    if (to->room - to->size < size) {
+    if (to->room - to->size <= size) { /* also for no octets at all: nobody gets to see a null pointer */
         size_t room = 2 * to->room + size + 4096;
         char *bigger = realloc(to->data, room);
         if (!bigger)
@@ -141,291 +148,22 @@ static void append(struct buffer *to, const void *data, size_t size)
     to->size += size;
 }
 
-/* --- JSON (RFC 8259): a scanner that knows where it is, so that only top-level keys count -------------------------- */
-
-struct scan {
-    const char *start, *at, *end;
-    const char *why;
-};
-
-static bool scan_value(struct scan *s, int depth);
-
-static bool wrong(struct scan *s, const char *why)
-{
-    if (!s->why)
-        s->why = why;
-    return false;
-}
-
-static void scan_space(struct scan *s)
-{
-    while (s->at < s->end && (*s->at == ' ' || *s->at == '\t' || *s->at == '\n' || *s->at == '\r'))
-        s->at++;
-}
-
-static bool scan_char(struct scan *s, char c)
-{
-    if (s->at == s->end || *s->at != c)
-        return false;
-    s->at++;
-    return true;
-}
-
-static bool scan_hex4(struct scan *s, unsigned *code)
-{
-    *code = 0;
-    for (int i = 0; i < 4; i++, s->at++) {
-        if (s->at == s->end)
-            return false;
-        char c = *s->at;
-        unsigned digit;
-        if (c >= '0' && c <= '9')
-            digit = (unsigned)(c - '0');
-        else if (c >= 'a' && c <= 'f')
-            digit = (unsigned)(c - 'a') + 10;
-        else if (c >= 'A' && c <= 'F')
-            digit = (unsigned)(c - 'A') + 10;
-        else
-            return false;
-        *code = *code << 4 | digit;
-    }
-    return true;
-}
-
-/* Where a decoded string goes. `overflow` also marks a NUL or a lone surrogate: no path or key of ours has one. */
-struct text {
-    char *out;
-    size_t size, room;
-    bool overflow;
-};
-
-static void put(struct text *t, unsigned c)
-{
-    if (c == 0 || t->size + 1 >= t->room)
-        t->overflow = true;
-    else
-        t->out[t->size++] = (char)c;
-}
-
-static void put_code_point(struct text *t, unsigned code)
-{
-    if (code < 0x80) {
-        put(t, code);
-    } else if (code < 0x800) {
-        put(t, 0xc0 | code >> 6);
-        put(t, 0x80 | (code & 0x3f));
-    } else if (code < 0x10000) {
-        put(t, 0xe0 | code >> 12);
-        put(t, 0x80 | (code >> 6 & 0x3f));
-        put(t, 0x80 | (code & 0x3f));
-    } else {
-        put(t, 0xf0 | code >> 18);
-        put(t, 0x80 | (code >> 12 & 0x3f));
-        put(t, 0x80 | (code >> 6 & 0x3f));
-        put(t, 0x80 | (code & 0x3f));
-    }
-}
-
-static bool scan_unicode(struct scan *s, struct text *t)
-{
-    unsigned code, low;
-    if (!scan_hex4(s, &code))
-        return wrong(s, "bad \\u escape");
-    if (code >= 0xd800 && code <= 0xdbff && s->end - s->at >= 6 && s->at[0] == '\\' && s->at[1] == 'u') {
-        const char *before = s->at;
-        s->at += 2;
-        if (!scan_hex4(s, &low))
-            return wrong(s, "bad \\u escape");
-        if (low >= 0xdc00 && low <= 0xdfff)
-            code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
-        else
-            s->at = before;
-    }
-    if (code >= 0xd800 && code <= 0xdfff)
-        t->overflow = true;
-    else
-        put_code_point(t, code);
-    return true;
-}
-
-static bool scan_escape(struct scan *s, struct text *t)
-{
-    static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
-    if (s->at == s->end)
-        return wrong(s, "string without end");
-    char c = *s->at++;
-    if (c == 'u')
-        return scan_unicode(s, t);
-    const char *found = c ? strchr(names, c) : NULL;
-    if (!found)
-        return wrong(s, "unknown escape");
-    put(t, (unsigned char)values[found - names]);
-    return true;
-}
-
-static bool scan_string(struct scan *s, struct text *t)
-{
-    if (!scan_char(s, '"'))
-        return wrong(s, "expected a string");
-    while (s->at < s->end) {
-        unsigned char c = (unsigned char)*s->at++;
-        if (c == '"') {
-            t->out[t->size] = 0;
-            return true;
-        }
-        if (c < 0x20)
-            return wrong(s, "control character in a string");
-        if (c == '\\') {
-            if (!scan_escape(s, t))
-                return false;
-        } else {
-            put(t, c);
-        }
-    }
-    return wrong(s, "string without end");
-}
-
-static bool scan_digits(struct scan *s)
-{
-    const char *first = s->at;
-    while (s->at < s->end && *s->at >= '0' && *s->at <= '9')
-        s->at++;
-    return s->at > first;
-}
-
-static bool scan_number(struct scan *s)
-{
-    scan_char(s, '-');
-    if (!scan_char(s, '0') && !scan_digits(s))
-        return wrong(s, "expected a value");
-    if (scan_char(s, '.') && !scan_digits(s))
-        return wrong(s, "expected digits");
-    if (scan_char(s, 'e') || scan_char(s, 'E')) {
-        if (!scan_char(s, '+'))
-            scan_char(s, '-');
-        if (!scan_digits(s))
-            return wrong(s, "expected digits");
-    }
-    return true;
-}
-
-static bool scan_word(struct scan *s, const char *word)
-{
-    size_t size = strlen(word);
-    if ((size_t)(s->end - s->at) < size || memcmp(s->at, word, size) != 0)
-        return wrong(s, "expected a value");
-    s->at += size;
-    return true;
-}
-
-/* The value of a top-level key: kept if it is one of ours and a string that fits. The last of equal keys counts. */
-static bool scan_member_value(struct scan *s, int depth, const char *key)
-{
-    char *into = NULL;
-    size_t room = 0;
-    if (depth == 1 && strcmp(key, "socket") == 0) {
-        into = conf.socket;
-        room = sizeof conf.socket;
-    } else if (depth == 1 && strcmp(key, "cniVersion") == 0) {
-        into = conf.version;
-        room = sizeof conf.version;
-    }
-    if (!into || s->at == s->end || *s->at != '"')
-        return scan_value(s, depth);
-    char value[512];
-    struct text t = {value, 0, room, false};
-    if (!scan_string(s, &t))
-        return false;
-    if (into == conf.version && (t.overflow || strspn(value, "0123456789.") != t.size || t.size == 0))
-        return true; /* the agent will say what is wrong with it; we do not print what could break our own JSON */
-    if (into == conf.socket && (t.overflow || value[0] != '/'))
-        fail(INVALID_CONFIG, "give an absolute path of at most 107 octets",
-             "socket in the network configuration is no path");
-    memcpy(into, value, t.size + 1);
-    return true;
-}
-
-static bool scan_members(struct scan *s, int depth)
-{
-    for (;;) {
-        char key[16];
-        struct text t = {key, 0, sizeof key, false};
-        scan_space(s);
-        if (!scan_string(s, &t))
-            return false;
-        scan_space(s);
-        if (!scan_char(s, ':'))
-            return wrong(s, "expected ':'");
-        scan_space(s);
-        if (!scan_member_value(s, depth, t.overflow ? "" : key))
-            return false;
-        scan_space(s);
-        if (scan_char(s, '}'))
-            return true;
-        if (!scan_char(s, ','))
-            return wrong(s, "expected ',' or '}'");
-    }
-}
-
-static bool scan_items(struct scan *s, int depth)
-{
-    for (;;) {
-        scan_space(s);
-        if (!scan_value(s, depth))
-            return false;
-        scan_space(s);
-        if (scan_char(s, ']'))
-            return true;
-        if (!scan_char(s, ','))
-            return wrong(s, "expected ',' or ']'");
-    }
-}
-
-static bool scan_value(struct scan *s, int depth)
-{
-    if (depth >= MAX_DEPTH)
-        return wrong(s, "nested too deeply");
-    char nowhere[1];
-    struct text ignored = {nowhere, 0, sizeof nowhere, false};
-    switch (s->at < s->end ? *s->at : 0) {
-    case '{':
-        s->at++;
-        scan_space(s);
-        return scan_char(s, '}') || scan_members(s, depth + 1);
-    case '[':
-        s->at++;
-        scan_space(s);
-        return scan_char(s, ']') || scan_items(s, depth + 1);
-    case '"':
-        return scan_string(s, &ignored);
-    case 't':
-        return scan_word(s, "true");
-    case 'f':
-        return scan_word(s, "false");
-    case 'n':
-        return scan_word(s, "null");
-    default:
-        return scan_number(s);
-    }
-}
-
-/* NULL if `text` is one JSON object, else what is wrong at `*offset`. A depth above 0 keeps our keys from being read. */
-static const char *scan_object(const char *text, size_t size, int depth, size_t *offset)
-{
-    struct scan s = {text, text, text + size, NULL};
-    scan_space(&s);
-    if (s.at == s.end || *s.at != '{')
-        wrong(&s, "expected an object");
-    else if (scan_value(&s, depth)) {
-        scan_space(&s);
-        if (s.at < s.end)
-            wrong(&s, "text after the object");
-    }
-    *offset = (size_t)(s.at - s.start);
-    return s.why;
-}
-
 /* --- the request and its answer ----------------------------------------------------------------------------------- */
+
+/* Keep the two top-level members that concern us; of equal keys the last counts, as for the agent. */
+static void take_member(const char *key, const char *value)
+{
+    if (strcmp(key, "socket") == 0) {
+        if (!value || *value != '/')
+            fail(INVALID_CONFIG, "give an absolute path of at most 107 octets",
+                 "socket in the network configuration is no path");
+        memcpy(conf.socket, value, strlen(value) + 1);
+    } else if (strcmp(key, "cniVersion") == 0) {
+        /* What is no version is the agent's to explain; we do not print what could break our own JSON. */
+        if (value && *value && strlen(value) < sizeof conf.version && value[strspn(value, "0123456789.")] == 0)
+            memcpy(conf.version, value, strlen(value) + 1);
+    }
+}
 
 static void read_stdin(struct buffer *input)
 {
@@ -438,8 +176,8 @@ static void read_stdin(struct buffer *input)
         if (n == 0 && now_ms() < deadline_ms)
             continue;
         if (n <= 0)
-            fail(IO_FAILURE, "close the plugin's stdin after the network configuration", "stdin did not end within %d s",
-                 WAIT_SECONDS);
+            fail(IO_FAILURE, "close the plugin's stdin after the network configuration",
+                 "stdin did not end within %d s", WAIT_SECONDS);
         ssize_t got = read(STDIN_FILENO, chunk, sizeof chunk);
         if (got < 0 && (errno == EINTR || errno == EAGAIN))
             continue;
@@ -531,7 +269,7 @@ static void read_answer(int peer, struct buffer *answer)
 
 static int ask_agent(const struct buffer *input)
 {
-    struct buffer request = {NULL, 0, 0}, answer = {NULL, 0, 0};
+    static struct buffer request, answer; /* static: they live as long as the process, and so nothing leaks */
     append(&request, GREETING, strlen(GREETING));
     for (char **variable = environ; *variable; variable++)
         if (strncmp(*variable, "CNI_", 4) == 0)
@@ -545,7 +283,7 @@ static int ask_agent(const struct buffer *input)
     if (answer.size == 0)
         no_agent("no answer from the agent at", "it closed the connection");
     size_t offset;
-    bool complete = answer.size == 1 || !scan_object(answer.data + 1, answer.size - 1, 1, &offset);
+    bool complete = answer.size == 1 || !scan_object(answer.data + 1, answer.size - 1, NULL, &offset);
     if (!complete || (answer.data[0] != '0' && answer.data[0] != '1'))
         no_agent("no complete answer from the agent at", "it broke off");
     print_all(answer.data + 1, answer.size - 1);
@@ -568,11 +306,11 @@ int main(void)
     if (!command || !*command)
         fail(INVALID_ENVIRONMENT, "this is a CNI plugin: the container runtime executes it, people need not",
              "CNI_COMMAND is not set");
-    struct buffer input = {NULL, 0, 0};
+    static struct buffer input;
     append(&input, "", 0);
     read_stdin(&input);
     size_t offset;
-    const char *why = scan_object(input.data, input.size, 0, &offset);
+    const char *why = scan_object(input.data, input.size, take_member, &offset);
     if (strcmp(command, "VERSION") == 0)
         return answer_version();
     if (why)
