@@ -32,8 +32,7 @@ from k8s_ovs.lab.cluster import (
 )
 from k8s_ovs.lab.forward import free_ports
 from k8s_ovs.lab.processes import ProcessId, log_tail
-from k8s_ovs.lab.state import LAB_FILE, LabState, Phase, replace_file
-from k8s_ovs.lab.supervisor import READY
+from k8s_ovs.lab.state import LAB_FILE, READY, LabState, Phase, replace_file
 
 _STARTER = "starter.pid"
 _ERROR = "error: "
@@ -111,10 +110,15 @@ def up(options: Options, say: Say) -> Cluster:
         _start_supervisor(cluster, say)
         (cluster.directory / _STARTER).unlink()
     except BaseException:
-        with _uninterrupted():
-            down(cluster.directory)
+        remove(cluster)
         raise
     return cluster
+
+
+def remove(cluster: Cluster) -> None:
+    """`down`, not interrupted by a second Ctrl-C."""
+    with _uninterrupted():
+        down(cluster.directory)
 
 
 def _claim(cluster: Cluster, say: Say) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from k8s_ovs.config import Mode
 from k8s_ovs.lab.matrix import End, Finding, Matrix
 from k8s_ovs.lab.probes import Protocol
 from k8s_ovs.model.tenancy import Kind
@@ -25,19 +26,21 @@ def render(matrix: Matrix, paint: Paint = plain) -> str:
     cells: dict[tuple[str, str], list[Finding]] = {}
     for finding in matrix.findings:
         cells.setdefault((finding.source, finding.destination), []).append(finding)
-    labels = [_label(end) for end in matrix.ends]
+    labels = [_label(end, matrix.mode) for end in matrix.ends]
     width = max([len("from \\ to"), *(len(label) + 4 for label in labels)])
-    head = "".join(f"{index:>{_WIDTH}}" for index in range(1, len(labels) + 1))
+    head = "".join(f"{index:^{_WIDTH}}" for index in range(1, len(labels) + 1))
     lines = ["from \\ to".ljust(width) + head]
     for index, (end, label) in enumerate(zip(matrix.ends, labels, strict=True), start=1):
         row = [_cell(cells.get((end.title, other.title)), paint) for other in matrix.ends]
         lines.append(f"{index:>2}  {label}".ljust(width) + "".join(row))
-    return "\n".join([*lines, "", *_summary(matrix, paint)])
+    return "\n".join([*(line.rstrip() for line in lines), "", *_summary(matrix, paint)])
 
 
-def _label(end: End) -> str:
+def _label(end: End, mode: Mode) -> str:
     if end.party.kind is not Kind.POD:
         return end.title
+    if mode is Mode.SUBNET:
+        return f"{end.title} ({end.node})"
     vni = end.party.vni
     tenant = "global" if vni == GLOBAL_VNI else "no tenant" if vni is None else f"VNI {vni}"
     return f"{end.title} ({end.node}, {tenant})"
@@ -45,7 +48,7 @@ def _label(end: End) -> str:
 
 def _cell(findings: list[Finding] | None, paint: Paint) -> str:
     if findings is None:
-        return ".".rjust(_WIDTH)
+        return ".".center(_WIDTH)
     text = "".join(_LETTER[finding.protocol] if finding.reached else "-" for finding in findings)
     wrong = any(not finding.right for finding in findings)
     colour = "red" if wrong else "green" if findings[0].expected else "bright_black"

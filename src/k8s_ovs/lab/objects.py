@@ -61,6 +61,11 @@ class LabPod(KubeObject, frozen=True, kw_only=True):
         """namespace/name."""
         return f"{self.metadata.namespace}/{self.metadata.name}"
 
+    @property
+    def ready(self) -> bool:
+        """Whether the condition Ready is True."""
+        return any(entry.type == "Ready" and entry.status == "True" for entry in self.status.conditions or ())
+
     def serve_ports(self) -> list[int]:
         """The ports that its server listens on: what the containers name, else 80 and 8080."""
         named = {

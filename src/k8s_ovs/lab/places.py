@@ -91,13 +91,17 @@ def node_environment(cluster: Cluster, node: Node) -> dict[str, str]:
 
 
 def shell_environment(cluster: Cluster) -> dict[str, str]:
-    """What `lab env` exports for the user's own shell; PATH is the directory that `k8s-ovs` is in."""
+    """What `lab env` exports for the user's own shell."""
     return {
         "KUBECONFIG": str(cluster.kubeconfig),
         **_etcd_environment(cluster.loopback_etcd_endpoint),
         "K8S_OVS_LAB": cluster.name,
-        "PATH": str(Path(sys.executable).parent),
     }
+
+
+def program_directory() -> Path:
+    """Where `k8s-ovs` is: `lab env` puts it into the shell's PATH."""
+    return Path(sys.executable).parent
 
 
 def _etcd_environment(endpoint: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from k8s_ovs.lab import namespaces
+from k8s_ovs.lab.forge import internet_checksum
 
 _RESEND = 0.25
 """Seconds between repeats of a datagram, which may be lost for reasons that have nothing to do with tenants."""
@@ -182,15 +183,6 @@ def is_reply(packet: bytes, token: bytes) -> bool:
         return False
     header = (packet[0] & 0x0F) * 4
     return packet[header : header + 1] == bytes([_ECHO_REPLY]) and packet[header + 8 :] == token
-
-
-def internet_checksum(data: bytes) -> int:
-    """RFC 1071."""
-    padded = data + b"\0" * (len(data) % 2)
-    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 def all_protocols(targets: Iterable[Target]) -> list[Probe]:

@@ -16,6 +16,8 @@ from k8s_ovs.lab.processes import ProcessId
 
 LAB_FILE = "lab.json"
 STATE_FILE = "state.json"
+READY = "ready"
+"""The last progress line that the supervisor writes when a start succeeded."""
 
 
 class Phase(StrEnum):

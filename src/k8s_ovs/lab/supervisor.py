@@ -20,11 +20,9 @@ from k8s_ovs.lab.commands import Command
 from k8s_ovs.lab.forward import Forwarder
 from k8s_ovs.lab.kubelet import Kubelet
 from k8s_ovs.lab.processes import ProcessId, Supervised, log_tail
-from k8s_ovs.lab.state import LAB_FILE, LabState, Phase, ProcessState
+from k8s_ovs.lab.state import LAB_FILE, READY, LabState, Phase, ProcessState
 from k8s_ovs.lab.wait import http_ok, until
 
-READY = "ready"
-"""The last progress line of a start that succeeded."""
 _START_DEADLINE = 60.0
 
 
