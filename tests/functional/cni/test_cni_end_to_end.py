@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE, Shim, conf_of, environment_of
 
 from fakes.cni_handler import RecordingHandler
+from fakes.cni_shim import DEADLINE, Shim, conf_of, environment_of
 from k8s_ovs.cni.protocol import SUPPORTED_VERSIONS, Request
 from k8s_ovs.cni.server import CniServer, ServerLimits
 from k8s_ovs.errors import CniError

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, Outcome, Shim, agent, conf_of, environment_of
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from fakes.cni_shim import DEADLINE, Outcome, Shim, agent, conf_of, environment_of
 from k8s_ovs.cni.protocol import GREETING, SUPPORTED_VERSIONS
 
 MANY = settings(
