@@ -104,8 +104,8 @@ class Keys:
     def decode(self, key: str, value: bytes) -> Record:
         """The record under `key`, which `owns` says is one. Raises RecordError."""
         if key.startswith(self.subnets):
-            return decode_subnet(key, value)
-        return decode_namespace(key, value)
+            return decode_subnet(key, value, in_key=key.removeprefix(self.subnets))
+        return decode_namespace(key, value, in_key=key.removeprefix(self.namespaces))
 
     def encode(self, record: Record) -> tuple[str, bytes]:
         """Key and JSON of `record`. Raises RecordError if nobody could read it back."""
@@ -120,12 +120,12 @@ def range_end(prefix: str) -> bytes:
     return prefix[:-1].encode() + bytes([ord(prefix[-1]) + 1])
 
 
-def decode_subnet(key: str, value: bytes) -> HostSubnet:
-    """The host subnet under `key` (…/subnets/HOSTIP).
+def decode_subnet(key: str, value: bytes, *, in_key: str | None = None) -> HostSubnet:
+    """The host subnet under `key` (…/subnets/HOSTIP); `in_key` is what counts as HOSTIP there.
 
     Raises RecordError that names the key, the reason and the remedy.
     """
-    in_key = key.rpartition("/")[2]
+    in_key = key.rpartition("/")[2] if in_key is None else in_key
     try:
         host_ip = IPv4Address(in_key)
     except ValueError as err:
@@ -161,9 +161,9 @@ def encode_subnet(key: str, record: HostSubnet) -> bytes:
     return value
 
 
-def decode_namespace(key: str, value: bytes) -> NetNamespace:
+def decode_namespace(key: str, value: bytes, *, in_key: str | None = None) -> NetNamespace:
     """The net namespace under `key` (…/netnamespaces/NAMESPACE). Raises RecordError likewise."""
-    name = key.rpartition("netnamespaces/")[2]
+    name = key.rpartition("/")[2] if in_key is None else in_key
     if not _LABEL.fullmatch(name):
         _wrong(key, f"{name!r} cannot be a Namespace", "delete it, and write it under the Namespace's name")
     data = _object(key, value, NAMESPACE_EXAMPLE)

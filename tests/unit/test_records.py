@@ -1,0 +1,247 @@
+import json
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from k8s_ovs.errors import RecordError
+from k8s_ovs.model.types import MAX_VNI, MIN_TENANT_VNI, HostSubnet, NetNamespace, Vni
+from k8s_ovs.sources.records import (
+    DEFAULT_PREFIX,
+    MAX_RECORD,
+    Keys,
+    config_key,
+    config_keys,
+    decode_namespace,
+    decode_subnet,
+    range_end,
+)
+
+KEYS = Keys(DEFAULT_PREFIX, "k8ssdn")
+SUBNET_KEY = "/k8s.ovs.com/ovs/network/k8ssdn/subnets/192.0.2.1"
+RED_KEY = "/k8s.ovs.com/ovs/network/k8ssdn/netnamespaces/red"
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+extras = st.dictionaries(
+    st.text().filter(
+        lambda key: (
+            key not in ("Host", "HostIP", "Subnet", "Assign", "NetName", "NetID", "Action", "Namespace")
+        )
+    ),
+    json_values,
+    max_size=3,
+)
+labels = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)
+hosts = st.from_regex(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,60}", fullmatch=True)
+net_ids = st.none() | st.just(0) | st.integers(MIN_TENANT_VNI, MAX_VNI)
+subnets = st.builds(
+    lambda address, length: IPv4Network((address, length), strict=False),
+    st.integers(0, 2**32 - 1),
+    st.integers(8, 30),
+)
+host_subnets = st.builds(
+    HostSubnet,
+    hosts,
+    st.integers(0, 2**32 - 1).map(IPv4Address),
+    st.none() | subnets,
+    st.booleans(),
+    extras,
+)
+net_namespaces = st.builds(
+    lambda name, net_id, action, extra: NetNamespace(name, net_id, *action, extra),
+    labels,
+    net_ids.map(lambda number: None if number is None else Vni(number)),
+    st.tuples(st.sampled_from(["", "isolate", "global"]), st.just("") | labels)
+    | st.tuples(st.just("join"), labels),
+    extras,
+)
+someones_json = st.fixed_dictionaries(
+    {},
+    optional={
+        key: json_values | st.sampled_from(["192.0.2.1", "red", "172.11.0.0/22", "join", 10, True])
+        for key in ("Host", "HostIP", "Subnet", "Assign", "NetName", "NetID", "Action", "Namespace")
+    },
+).map(lambda data: json.dumps(data).encode())
+
+
+def test_the_keys_are_the_seeds() -> None:
+    assert KEYS.subnet(IPv4Address("192.0.2.1")) == SUBNET_KEY
+    assert KEYS.namespace("red") == RED_KEY
+    assert config_key(DEFAULT_PREFIX) == "/k8s.ovs.com/ovs/network/config"
+    assert config_keys(DEFAULT_PREFIX, None) == ("/k8s.ovs.com/ovs/network/config",)
+    assert config_keys("p", "blue") == ("/p/blue/config", "/p/config")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "key"), [("/a/b/", "/a/b/config"), ("a", "/a/config"), ("/", "/config"), ("", "/config")]
+)
+def test_slashes_around_the_prefix_do_not_matter(prefix: str, key: str) -> None:
+    assert config_key(prefix) == key
+
+
+def test_only_keys_of_records_are_owned() -> None:
+    assert KEYS.owns(SUBNET_KEY)
+    assert KEYS.owns(RED_KEY)
+    assert not KEYS.owns(KEYS.root + "config")
+    assert not KEYS.owns("/k8s.ovs.com/ovs/network/other/subnets/192.0.2.1")
+
+
+@given(st.text(min_size=1))
+def test_the_end_of_a_range_is_behind_all_its_keys(suffix: str) -> None:
+    begin, end = KEYS.subnets.encode(), range_end(KEYS.subnets)
+    assert begin < KEYS.subnets.encode() + suffix.encode(errors="surrogatepass") < end
+    assert not begin <= KEYS.namespaces.encode() < end
+
+
+@given(host_subnets | net_namespaces)
+def test_round_trip(record: HostSubnet | NetNamespace) -> None:
+    key, value = KEYS.encode(record)
+    again = KEYS.decode(key, value)
+    assert again == record
+    assert again.extra == record.extra
+    assert KEYS.encode(again) == (key, value)
+
+
+@given(st.binary() | json_values.map(lambda data: json.dumps(data).encode()) | someones_json, st.text())
+def test_anything_is_a_record_or_a_record_error(value: bytes, suffix: str) -> None:
+    for key in (SUBNET_KEY, RED_KEY, KEYS.subnets + suffix, KEYS.namespaces + suffix):
+        try:
+            record = KEYS.decode(key, value)
+        except RecordError as err:
+            refusal = err
+        else:
+            assert KEYS.decode(*KEYS.encode(record)) == record
+            continue
+        assert refusal.key == key
+        assert refusal.remedy
+
+
+def test_the_exact_json() -> None:
+    subnet = HostSubnet("node1", IPv4Address("192.0.2.1"), IPv4Network("172.11.4.0/22"), extra={"x": [1]})
+    assert KEYS.encode(subnet) == (
+        SUBNET_KEY,
+        b'{"Host":"node1","HostIP":"192.0.2.1","Subnet":"172.11.4.0/22","Assign":false,"x":[1]}',
+    )
+    red = NetNamespace("red", Vni(10))
+    assert KEYS.encode(red) == (RED_KEY, b'{"NetName":"red","NetID":10,"Action":"","Namespace":""}')
+    asked = NetNamespace("red", None, "join", "blue", {"NetName": "never"})
+    assert KEYS.encode(asked)[1] == b'{"NetName":"red","Action":"join","Namespace":"blue"}'
+
+
+def test_what_people_write_by_hand() -> None:
+    asked = decode_subnet(SUBNET_KEY, b' {"Host":"lb","HostIP":"192.0.2.1","Subnet":"","Assign":true}\n')
+    assert asked == HostSubnet("lb", IPv4Address("192.0.2.1"), None, assign=True)
+    join = decode_namespace(RED_KEY, b'{"NetName":"red","Action":"join","Namespace":"blue"}')
+    assert join == NetNamespace("red", None, "join", "blue")
+    assert decode_namespace(RED_KEY, b'{"NetName":"red","NetID":0}') == NetNamespace("red", Vni(0))
+
+
+SUBNET = {"Host": "node1", "HostIP": "192.0.2.1", "Subnet": "172.11.4.0/22", "Assign": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "remedy"),
+    [
+        ({"HostIP": "192.0.2.2"}, "HostIP is '192.0.2.2'", '"HostIP":"192.0.2.1"'),
+        ({"HostIP": None}, "HostIP is None", "as in the key"),
+        ({"Host": ""}, "Host is ''", "host's name"),
+        ({"Host": "a b"}, "Host is 'a b'", "host's name"),
+        ({"Host": 1}, "Host is 1", "host's name"),
+        ({"Assign": "yes"}, "Assign is 'yes'", "true"),
+        ({"Assign": 1}, "Assign is 1", "true"),
+        ({"Subnet": "172.11.4.0/33"}, "Subnet is '172.11.4.0/33'", "CIDR"),
+        ({"Subnet": "172.11.4.1/22"}, "has host bits set", "CIDR"),
+        ({"Subnet": "172.11.4.0"}, "Subnet is '172.11.4.0'", "/8 to /30"),
+        ({"Subnet": "172.11.4.0/31"}, "Subnet is '172.11.4.0/31'", "/8 to /30"),
+        ({"Subnet": "172.11.4.0/255.255.252.0"}, "Subnet is", "/8 to /30"),
+        ({"Subnet": 7}, "not a string", "CIDR"),
+    ],
+)
+def test_a_wrong_host_subnet_says_what_and_how_to_mend(
+    change: dict[str, object], reason: str, remedy: str
+) -> None:
+    with pytest.raises(RecordError) as info:
+        decode_subnet(SUBNET_KEY, json.dumps(SUBNET | change).encode())
+    assert info.value.key == SUBNET_KEY
+    assert reason in info.value.reason
+    assert remedy in info.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "remedy"),
+    [
+        ({"NetName": "blue"}, "NetName is 'blue'", '"NetName":"red"'),
+        ({"NetID": 9}, "NetID 9 is reserved", "10 to 16777215, or 0"),
+        ({"NetID": 1}, "NetID 1 is reserved", "10 to 16777215, or 0"),
+        ({"NetID": -1}, "does not fit in 24 bits", "10 to 16777215, or 0"),
+        ({"NetID": 16777216}, "does not fit in 24 bits", "10 to 16777215, or 0"),
+        ({"NetID": "10"}, "NetID is '10'", "a number"),
+        ({"NetID": 10.0}, "NetID is 10.0", "a number"),
+        ({"NetID": True}, "NetID is True", "a number"),
+        ({"Action": "merge"}, "Action is 'merge'", "join, isolate or global"),
+        ({"Action": ["join"]}, "Action is ['join']", "join, isolate or global"),
+        ({"Action": "join", "Namespace": ""}, "Namespace is empty", '"Namespace":"blue"'),
+        ({"Action": "join", "Namespace": "Blue"}, "Namespace is 'Blue'", "name of the Namespace"),
+        ({"Namespace": 3}, "Namespace is 3", "name of the Namespace"),
+    ],
+)
+def test_a_wrong_net_namespace_says_what_and_how_to_mend(
+    change: dict[str, object], reason: str, remedy: str
+) -> None:
+    good = {"NetName": "red", "NetID": 10, "Action": "", "Namespace": ""}
+    with pytest.raises(RecordError) as info:
+        decode_namespace(RED_KEY, json.dumps(good | change).encode())
+    assert info.value.key == RED_KEY
+    assert reason in info.value.reason
+    assert remedy in info.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 50_000, "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b'{"NetName":"red","x":NaN}', "NaN is no JSON number"),
+        (b'{"NetName":"red","x":1e999}', "1e999 is too large"),
+        (b" " * (MAX_RECORD + 1), "octets long"),
+    ],
+)
+def test_what_is_no_json_object(value: bytes, reason: str) -> None:
+    with pytest.raises(RecordError, match="write an object like") as info:
+        decode_namespace(RED_KEY, value)
+    assert reason in info.value.reason
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        KEYS.subnets + "node1",
+        KEYS.subnets + "192.0.2.01",
+        KEYS.subnets + "192.0.2.1/24",
+        KEYS.subnets + "x/192.0.2.1",
+        KEYS.subnets,
+        KEYS.namespaces,
+        KEYS.namespaces + "Red",
+        KEYS.namespaces + "a/b",
+        KEYS.namespaces + "netnamespaces/red",
+    ],
+)
+def test_a_key_that_names_nothing(key: str) -> None:
+    body = SUBNET | {"NetName": key.rpartition("netnamespaces/")[2]}
+    with pytest.raises(RecordError, match="delete it, and write it under"):
+        KEYS.decode(key, json.dumps(body).encode())
+
+
+def test_a_record_that_could_not_be_read_is_not_written() -> None:
+    with pytest.raises(RecordError, match="reserved"):
+        KEYS.encode(NetNamespace("red", Vni(3)))
+    with pytest.raises(RecordError, match="Host is"):
+        KEYS.encode(HostSubnet("", IPv4Address("192.0.2.1"), None))
