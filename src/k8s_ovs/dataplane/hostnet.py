@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from k8s_ovs.dataplane.bridge import GatewaySpec
 from k8s_ovs.dataplane.netns import call_in
-from k8s_ovs.dataplane.rtnetlink import RTPROT_OURS, Link, Route, Rtnetlink
+from k8s_ovs.dataplane.rtnetlink import RTPROT_OURS, Link, LinkChange, Route, Rtnetlink
 from k8s_ovs.errors import LinkError
 
 T = TypeVar("T")
@@ -53,13 +53,12 @@ def _ensure_gateway(spec: GatewaySpec) -> bool:
 
 
 def _link_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> bool:
-    differs = link.mac != spec.mac or link.mtu != spec.mtu
-    if differs:
-        kernel.set_link(link, mac=spec.mac, mtu=spec.mtu)
+    if link.mac == spec.mac and link.mtu == spec.mtu and link.up:
+        return False
     if not link.up:
         kernel.no_ipv6_address(link)
-        kernel.set_up(link)
-    return differs or not link.up
+    kernel.set_link(link, LinkChange(mac=spec.mac, mtu=spec.mtu, up=True))
+    return True
 
 
 def _address_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> bool:

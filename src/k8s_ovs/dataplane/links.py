@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, PodLink
 from k8s_ovs.dataplane.netns import call_in
-from k8s_ovs.dataplane.rtnetlink import Link, Route, Rtnetlink
+from k8s_ovs.dataplane.rtnetlink import Link, LinkChange, Route, Rtnetlink
 from k8s_ovs.errors import LinkError
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class NetlinkPodLinks:
 
     def _leftovers(self) -> list[str]:
         with call_in(self._netns, Rtnetlink) as host:
-            return [found.name for found in host.links() if found.alias.startswith(LINK_ALIAS_PREFIX)]
+            return [found.name for found in host.links() if _is_ours(found)]
 
 
 def _create_in_pod(host: Rtnetlink, link: PodLink) -> bool:
@@ -144,22 +144,19 @@ def _are_pair(one: Link, other: Link) -> bool:
 
 def _configure_host_end(host: Rtnetlink, link: PodLink) -> None:
     end = _must(host.link(link.host_ifname), link.host_ifname)
-    if end.alias != link.alias or end.mtu != link.mtu:
-        host.set_link(end, alias=link.alias, mtu=link.mtu)
     if not end.up:
         host.no_ipv6_address(end)
-        host.set_up(end)
+    if end.alias != link.alias or end.mtu != link.mtu or not end.up:
+        host.set_link(end, LinkChange(alias=link.alias, mtu=link.mtu, up=True))
 
 
 def _configure_pod_end(pod: Rtnetlink, link: PodLink) -> None:
     end = _must(pod.link(link.ifname), link.ifname)
     _disable_ipv6(link.ifname)
-    if end.mac != link.mac or end.mtu != link.mtu:
-        pod.set_link(end, mac=link.mac, mtu=link.mtu)
     if not link.checksum_offload and _tx_checksum(link.ifname):
         _tx_checksum_off(link.ifname)
-    if not end.up:
-        pod.set_up(end)
+    if end.mac != link.mac or end.mtu != link.mtu or not end.up:
+        pod.set_link(end, LinkChange(mac=link.mac, mtu=link.mtu, up=True))
     pod.only_address(end, _address(link))
     have = set(pod.routes(end))
     for route in _routes(link):
@@ -192,6 +189,10 @@ def _check_in_pod(host: Rtnetlink, link: PodLink) -> None:
     for holds, difference in facts:
         if not holds:
             raise LinkError(difference, errno=errno.ENOENT, remedy="delete the pod, it comes back whole")
+
+
+def _is_ours(link: Link) -> bool:
+    return link.alias.startswith(LINK_ALIAS_PREFIX) or link.unfinished
 
 
 def _undo(host: Rtnetlink, host_ifname: str) -> None:

@@ -212,12 +212,16 @@ async def _detect(replica: Replica, spec: BridgeSpec) -> Datapath:
     The column datapath_types is no proof: it lists "system" on a kernel without the module too.
     """
     offered = rows.datapath_types(replica)
-    if spec.datapath is not None:
-        if offered and spec.datapath not in offered:
-            raise OvsdbError(f"datapath {spec.datapath}: this switch offers only {', '.join(offered)}")
-        return spec.datapath
     bridge = replica.named("Bridge", spec.name)
-    if bridge is not None and rows.text(bridge, "datapath_type") == "netdev":
+    if spec.datapath is not None and offered and spec.datapath not in offered:
+        raise OvsdbError(f"datapath {spec.datapath}: this switch offers only {', '.join(offered)}")
+    if spec.datapath == "netdev":
         return "netdev"
-    kernel = await asyncio.to_thread(kernel_has_openvswitch)
-    return "system" if kernel and "system" in (offered or ["system"]) else "netdev"
+    if spec.datapath is None and bridge is not None and rows.text(bridge, "datapath_type") == "netdev":
+        return "netdev"
+    if await asyncio.to_thread(kernel_has_openvswitch) and "system" in (offered or ["system"]):
+        return "system"
+    if spec.datapath == "system":
+        message = "datapath system: this kernel has no Open vSwitch module"
+        raise OvsdbError(message, remedy="modprobe openvswitch, or choose --datapath netdev")
+    return "netdev"

@@ -26,7 +26,10 @@ RTMSG = struct.Struct("=BBBBBBBBI")
 
 IFF_UP = 0x1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
-IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 20, 26, 28, 29
+IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 20, 26, 27, 28, 29
+UNFINISHED = 0x6B386F76
+"""The group that a veth is born into: the kernel takes no alias at birth, and a killed agent must not leave a veth
+that nobody knows."""
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 VETH_INFO_PEER = 1
 IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_MODE_NONE = 8, 1
@@ -42,7 +45,10 @@ SCOPE_GLOBAL, SCOPE_LINK, SCOPE_ANY = 0, 253, 255
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface. `peer` is the index of a veth's other end, in that end's namespace."""
+    """An interface. `peer` is the index of a veth's other end, in that end's namespace.
+
+    `unfinished` marks a veth that `create_veth` has made and that has no alias yet.
+    """
 
     index: int
     name: str
@@ -52,6 +58,7 @@ class Link:
     up: bool
     alias: str
     peer: int
+    unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,20 @@ class Route:
     def scope(self) -> int:
         """The scope in the kernel's terms."""
         return SCOPE_LINK if self.gateway is None else SCOPE_GLOBAL
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChange:
+    """What to change of an interface; None and False leave it alone. An alias ends the state "unfinished"."""
+
+    mac: Mac | None = None
+    mtu: int | None = None
+    alias: str | None = None
+    up: bool = False
+
+    def __str__(self) -> str:
+        words = [f"{name} {getattr(self, name)}" for name in ("mac", "mtu", "alias") if getattr(self, name)]
+        return ", ".join([*words, "up"] if self.up else words)
 
 
 class Rtnetlink:
@@ -103,32 +124,27 @@ class Rtnetlink:
         return _link(answers[0])
 
     def create_veth(self, name: str, peer: str, peer_netns: int, mac: Mac, mtu: int) -> None:
-        """Make a pair, down, its peer `peer` born with `mac` in the namespace of the descriptor `peer_netns`."""
+        """Make a pair, down and unfinished, its peer `peer` born with `mac` in the namespace of `peer_netns`."""
         there = IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + nl.text(IFLA_IFNAME, peer) + nl.u32(IFLA_MTU, mtu)
         there += nl.u32(IFLA_NET_NS_FD, peer_netns) + nl.attr(IFLA_ADDRESS, _mac_octets(mac))
         kind = nl.text(IFLA_INFO_KIND, "veth")
         data = nl.nest(IFLA_INFO_DATA, nl.attr(VETH_INFO_PEER | nl.NESTED, there))
         here = IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + nl.text(IFLA_IFNAME, name) + nl.u32(IFLA_MTU, mtu)
+        here += nl.u32(IFLA_GROUP, UNFINISHED)
         payload = here + nl.nest(IFLA_LINKINFO, kind, data)
         self._netlink.request(NEWLINK, payload, nl.F_CREATE | nl.F_EXCL, what=f"veth {name} with peer {peer}")
 
-    def set_link(
-        self, link: Link, *, mac: Mac | None = None, mtu: int | None = None, alias: str | None = None
-    ) -> None:
-        """Change what is given."""
-        payload = IFINFO.pack(AF_UNSPEC, 0, link.index, 0, 0)
-        if mac is not None:
-            payload += nl.attr(IFLA_ADDRESS, _mac_octets(mac))
-        if mtu is not None:
-            payload += nl.u32(IFLA_MTU, mtu)
-        if alias is not None:
-            payload += nl.text(IFLA_IFALIAS, alias)
-        self._netlink.request(NEWLINK, payload, what=f"interface {link.name}: mac {mac}, mtu {mtu}")
-
-    def set_up(self, link: Link) -> None:
-        """Bring the interface up."""
-        payload = IFINFO.pack(AF_UNSPEC, 0, link.index, IFF_UP, IFF_UP)
-        self._netlink.request(NEWLINK, payload, what=f"interface {link.name}: up")
+    def set_link(self, link: Link, change: LinkChange) -> None:
+        """Change what is given in `change`."""
+        up = IFF_UP if change.up else 0
+        payload = IFINFO.pack(AF_UNSPEC, 0, link.index, up, up)
+        if change.mac is not None:
+            payload += nl.attr(IFLA_ADDRESS, _mac_octets(change.mac))
+        if change.mtu is not None:
+            payload += nl.u32(IFLA_MTU, change.mtu)
+        if change.alias is not None:
+            payload += nl.text(IFLA_IFALIAS, change.alias) + nl.u32(IFLA_GROUP, 0)
+        self._netlink.request(NEWLINK, payload, what=f"interface {link.name}: {change}")
 
     def no_ipv6_address(self, link: Link) -> None:
         """Let the interface come up without a link-local address; a kernel without IPv6 has nothing to do."""
@@ -225,6 +241,7 @@ def _link(answer: bytes) -> Link:
         up=bool(flags & IFF_UP),
         alias=nl.string(found.get(IFLA_IFALIAS, b"")),
         peer=nl.number(found.get(IFLA_LINK, b"")),
+        unfinished=nl.number(found.get(IFLA_GROUP, b"")) == UNFINISHED,
     )
 
 

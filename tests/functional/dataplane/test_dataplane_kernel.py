@@ -22,6 +22,7 @@ from k8s_ovs.dataplane.hostnet import NetlinkHostNetwork
 from k8s_ovs.dataplane.links import NetlinkPodLinks
 from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
+from k8s_ovs.dataplane.rtnetlink import Rtnetlink
 from k8s_ovs.errors import LinkError
 
 T = TypeVar("T")
@@ -170,6 +171,29 @@ async def test_a_cancelled_create_leaves_nothing(host: str, pod: str) -> None:
         await asyncio.wait({task})
         assert task.cancelled()
         assert set(interfaces(host)) == {"lo"}
+
+
+class Killed(BaseException):
+    """kill -9 of the agent, as far as a thread can see it: no handler of the program runs."""
+
+
+async def test_a_pair_without_alias_of_a_killed_agent_is_found(
+    host: str, pod: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links, link = NetlinkPodLinks(netns=netns_path(host)), pod_link(1, netns_path(pod))
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Rtnetlink, "set_link", die)
+        with pytest.raises(Killed):
+            await links.create(link)
+    assert interfaces(host)[link.host_ifname].get_attr("IFLA_IFALIAS") is None
+    assert await links.leftovers() == [link.host_ifname]
+    await links.create(link)
+    await links.check(link)
+    assert interfaces(host)[link.host_ifname].get_attr("IFLA_GROUP") == 0
 
 
 async def test_only_a_veth_is_deleted(host: str) -> None:

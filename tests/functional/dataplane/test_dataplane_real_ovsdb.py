@@ -301,6 +301,18 @@ async def test_a_datapath_that_the_switch_does_not_have_is_an_error(ovs: Private
             await switch.ensure_bridge(BridgeSpec(datapath="system"))
 
 
+async def test_a_kernel_without_the_module_is_an_error_that_says_so(
+    ovs: PrivateOvs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("k8s_ovs.dataplane.ovsdb.kernel_has_openvswitch", lambda: False)
+    async with running(OvsdbSwitch(ovs.rundir)) as switch:
+        with pytest.raises(OvsdbError, match="no Open vSwitch module: modprobe openvswitch"):
+            await switch.ensure_bridge(BridgeSpec(datapath="system"))
+        assert ovs.vsctl("list-br") == ""
+        await switch.ensure_bridge(BridgeSpec())
+        assert switch.datapath == "netdev"
+
+
 @pytest.mark.parametrize("steps", range(6))
 async def test_a_cancelled_add_leaves_no_row(ovs: PrivateOvs, steps: int) -> None:
     devices(ovs, range(2))
