@@ -1,0 +1,161 @@
+"""A lab for end-to-end tests, driven through the command line as a user drives it.
+
+Names carry the test's pid and a random part, so that runs side by side do not collide.
+"""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PYTHON = sys.executable
+CLI = str(Path(PYTHON).with_name("k8s-ovs"))
+
+
+class CommandFailed(AssertionError):
+    """A command of the lab ended with another status than expected."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running lab."""
+
+    name: str
+    environment: Mapping[str, str]
+
+    def cli(
+        self, *arguments: str, check: bool = True, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `k8s-ovs …` with the lab's environment."""
+        return _run([CLI, *arguments], self.environment, check=check, timeout=timeout)
+
+    def lab(self, command: str, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        """Run `k8s-ovs lab COMMAND --name … …`."""
+        return self.cli("lab", command, "--name", self.name, *arguments, **kwargs)
+
+    def exec(self, place: str, *command: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command in a node's or pod's network."""
+        return self.lab("exec", place, "--", *command, **kwargs)
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        """Run kubectl against the lab's API."""
+        done = _run(["kubectl", *arguments], self.environment, stdin=stdin, check=check)
+        return done.stdout
+
+    def etcdctl(self, *arguments: str) -> str:
+        """Run etcdctl against the lab's etcd."""
+        return _run(["etcdctl", *arguments], self.environment).stdout
+
+    def status(self) -> dict[str, Any]:
+        """`lab status -o json`."""
+        status: dict[str, Any] = json.loads(self.lab("status", "-o", "json", check=False).stdout)
+        return status
+
+    def node(self, name: str) -> dict[str, Any]:
+        """One node of `status`."""
+        return next(node for node in self.status()["nodes"] if node["name"] == name)
+
+    def directory(self, node: str) -> Path:
+        """Where the lab keeps a node's files."""
+        return Path(self.status()["directory"]) / "nodes" / node
+
+    def matrix(self) -> subprocess.CompletedProcess[str]:
+        """`lab matrix`; exit status 1 if anything is not as the oracle says."""
+        return self.lab("matrix", check=False, timeout=120)
+
+    def drops(self, node: str) -> dict[str, int]:
+        """The named drop counters of a node: reason to packets."""
+        printed = self.exec(node, CLI, "drops", "--all", "-o", "json").stdout
+        counters: dict[str, int] = {}
+        for entry in json.loads(printed):
+            counters[entry["reason"]] = counters.get(entry["reason"], 0) + entry["packets"]
+        return counters
+
+    def pod_ip(self, namespace: str, name: str) -> str:
+        """A pod's address as the API tells it."""
+        return self.kubectl("get", "pod", "-n", namespace, name, "-o", "jsonpath={.status.podIP}")
+
+    def create_pods(self, pods: Mapping[tuple[str, str], str], *, wait: bool = True) -> None:
+        """Create pods: (namespace, name) to node ("" for any); Namespaces that are missing are created too."""
+        known = self.kubectl("get", "ns", "-o", "name").split()
+        for namespace in sorted(
+            {namespace for namespace, _ in pods} - {name.partition("/")[2] for name in known}
+        ):
+            self.kubectl("create", "namespace", namespace)
+        items = [_pod(namespace, name, node) for (namespace, name), node in pods.items()]
+        self.kubectl(
+            "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+        )
+        if wait:
+            for namespace in sorted({namespace for namespace, _ in pods}):
+                names = [f"pod/{name}" for owner, name in pods if owner == namespace]
+                self.kubectl("wait", "-n", namespace, "--for=condition=Ready", "--timeout=60s", *names)
+
+    def delete_namespaces(self, *namespaces: str) -> None:
+        """Delete Namespaces with everything in them."""
+        self.kubectl("delete", "namespace", *namespaces, "--wait=true", "--timeout=60s")
+
+
+def eventually(condition: Callable[[], bool], what: str, *, seconds: float = 30) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.05)
+
+
+@contextmanager
+def running_lab(*options: str, nodes: int = 3) -> Iterator[Lab]:
+    """A lab that is up, and gone afterwards."""
+    name = f"t{os.getpid() % 100000}{secrets.token_hex(2)}"
+    try:
+        _run([CLI, "lab", "up", "--name", name, "--nodes", str(nodes), *options], os.environ, timeout=120)
+        exports = _run([CLI, "lab", "env", "--name", name], os.environ).stdout
+        yield Lab(name, dict(os.environ) | _parse(exports))
+    finally:
+        _run([CLI, "lab", "down", "--name", name], os.environ, timeout=60)
+
+
+def _parse(exports: str) -> dict[str, str]:
+    pairs = (
+        line.removeprefix("export ").split("=", 1)
+        for line in exports.splitlines()
+        if line.startswith("export ")
+    )
+    return {name: value.replace('"$PATH"', os.environ["PATH"]).strip("\"'") for name, value in pairs}
+
+
+def _pod(namespace: str, name: str, node: str) -> dict[str, Any]:
+    spec: dict[str, Any] = {"containers": [{"name": "server", "image": "lab"}]}
+    if node:
+        spec["nodeName"] = node
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": spec,
+    }
+
+
+def _run(
+    command: list[str],
+    environment: Mapping[str, str],
+    *,
+    stdin: str | None = None,
+    check: bool = True,
+    timeout: float = 60,
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command, env=environment, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    if check and done.returncode != 0:
+        raise CommandFailed(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
