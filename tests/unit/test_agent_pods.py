@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -79,29 +80,50 @@ async def test_add_again_gives_the_same_answer_and_changes_nothing() -> None:
     assert (world.links, world.rows, world.flows) == before
 
 
-async def test_add_again_repairs_a_broken_link() -> None:
-    world = world_with("a")
-    agent = world.agent()
-    first = await agent.add(add_request("a"))
-    world.links.clear()
-    assert await agent.add(add_request("a")) == first
-    assert world.faults() == []
-
-
-async def test_add_again_makes_the_link_anew_when_it_cannot_be_repaired() -> None:
+@pytest.mark.parametrize("damage", ["link", "ofport"])
+async def test_add_again_makes_what_is_broken_anew_with_the_same_answer(damage: str) -> None:
     world = world_with("a", "b")
     agent = world.agent()
     first = await agent.add(add_request("a"))
-    world.links.clear()
-    refusals = [LinkError("exists with another peer")]
-
-    async def hook(name: str) -> None:
-        if name == "create_link" and refusals:
-            raise refusals.pop()
-
-    world.hook = hook
+    if damage == "link":
+        world.links.clear()
+    else:
+        world.rows = {key: replace(row, ofport=None) for key, row in world.rows.items()}
     assert await agent.add(add_request("a")) == first
     assert world.faults() == []
+
+
+@pytest.mark.parametrize("moment", ["removed_port", "create_link", "added_port", "install"])
+async def test_the_address_of_an_attachment_made_anew_goes_to_nobody_else(moment: str) -> None:
+    world = world_with("a", "b", subnet="172.11.4.0/30")
+    agent = world.agent()
+    first = await agent.add(add_request("a"))
+    world.links.clear()
+    others: list[asyncio.Task[CniError]] = []
+    call_at(world, moment, lambda: others.append(asyncio.create_task(refused(agent.add(add_request("b"))))))
+    assert await agent.add(add_request("a")) == first
+    assert (await others[0]).code == Code.NO_ADDRESS
+    assert world.faults() == []
+
+
+async def test_a_failed_add_again_for_a_sound_attachment_leaves_it_as_it_was() -> None:
+    world = world_with("a")
+    agent = world.agent()
+    await agent.add(add_request("a"))
+    fail_at(world, "install", OpenFlowError("no answer"))
+    assert (await refused(agent.add(add_request("a")))).code == Code.SWITCH_REFUSED
+    assert world.faults() == []
+    assert len(world.rows) == 1
+
+
+async def test_a_failed_add_again_for_a_broken_attachment_leaves_nothing() -> None:
+    world = world_with("a")
+    agent = world.agent()
+    await agent.add(add_request("a"))
+    world.links.clear()
+    fail_at(world, "add_port", OvsdbError("no answer"))
+    assert (await refused(agent.add(add_request("a")))).code == Code.SWITCH_REFUSED
+    assert world.empty
 
 
 async def test_add_with_another_netns_replaces_the_attachment() -> None:

@@ -224,9 +224,9 @@ class PodNetwork:
 
     async def _attach(self, request: Request, node: NodeNetwork) -> Attachment:
         lease = self._lease(request.key)
+        if lease is not None and _is_for(lease, request) and lease.address in node.subnet:
+            return await self._renew(lease, node)
         if lease is not None:
-            if _is_for(lease, request) and lease.address in node.subnet:
-                return await self._renew(lease, node)
             await self._detach(lease.key)
         with self._addresses.take(node.subnet, node.gateway) as address:
             attachment = Attachment(
@@ -252,24 +252,19 @@ class PodNetwork:
         return attachment
 
     async def _renew(self, lease: Attachment, node: NodeNetwork) -> Attachment:
-        """Make sure that an attachment which exists works, with the address it has.
-
-        Nothing is undone when this fails: the attachment is as it was before the request, or better.
-        """
-        link = _link(lease, node)
+        """See that an attachment which exists works; one that does not is made anew with the address it had."""
         try:
-            await self._links.check(link)
+            await self._links.check(_link(lease, node))
+            trouble = "" if lease.ofport is not None else "the switch has not taken its port"
         except LinkError as err:
-            log.warning("sandbox %s: repairing its link: %s", lease.key.sandbox, err)
-            try:
-                await whole(self._links.create(link))
-            except LinkError:
-                with self._addresses.keep(lease.address):
-                    await self._detach(lease.key)
-                    return await self._make(replace(lease, ofport=None), node)
-        lease = await whole(self._switch.add_port(lease))
-        await self._installer.install(lease)
-        return lease
+            trouble = err.message
+        if not trouble:
+            await self._installer.install(lease)
+            return lease
+        log.warning("sandbox %s: making its attachment anew: %s", lease.key.sandbox, trouble)
+        with self._addresses.keep(lease.address):
+            await self._detach(lease.key)
+            return await self._make(replace(lease, ofport=None), node)
 
     async def _detach(self, key: AttachmentKey) -> None:
         await self._installer.withdraw(key)
