@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address
 from typing import cast
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.cluster import make_namespace, make_node
@@ -48,6 +48,7 @@ def test_addresses_are_the_internal_ones_of_ipv4_in_the_order_of_the_node() -> N
     assert facts.nodes == {"a": HostNode("a", (IPv4Address("192.0.2.7"), IPv4Address("192.0.2.3")))}
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["", "192.0.2.1", "192.0.2.2", "gone"]))),
     st.randoms(use_true_random=False),

@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from ipaddress import IPv4Address, IPv4Network
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8s_ovs.config import Mode, NetworkConfig
@@ -19,6 +19,9 @@ from k8s_ovs.sources.store import Change, Snapshot
 POD_NETWORK = IPv4Network("172.11.0.0/24")
 ROUNDS = 40
 """More transactions than any of these situations needs."""
+
+unhurried = settings(deadline=None)
+"""A busy machine is no failure."""
 
 names = st.sampled_from([f"node{n}" for n in range(8)])
 addresses = st.sampled_from([IPv4Address(f"192.0.2.{n}") for n in range(10)] + [IPv4Address("172.11.0.9")])
@@ -98,6 +101,7 @@ def overlaps(snapshot: Snapshot) -> set[frozenset[str]]:
     }
 
 
+@unhurried
 @given(nodes, host_subnets, limits)
 def test_no_subnet_is_given_twice(nodes: list[HostNode], records: list[HostSubnet], limit: int) -> None:
     states, _ = settled_subnets(snapshot_of(records, []), nodes, limit)
@@ -110,6 +114,7 @@ def test_no_subnet_is_given_twice(nodes: list[HostNode], records: list[HostSubne
             assert subnet.subnet_of(POD_NETWORK)
 
 
+@unhurried
 @given(nodes, host_subnets, limits)
 def test_a_host_that_stays_never_changes_its_subnet(
     nodes: list[HostNode], records: list[HostSubnet], limit: int
@@ -127,6 +132,7 @@ def test_a_host_that_stays_never_changes_its_subnet(
                 assert now.get(host) == subnet
 
 
+@unhurried
 @given(nodes, host_subnets)
 def test_external_records_stay_where_they_are(nodes: list[HostNode], records: list[HostSubnet]) -> None:
     states, _ = settled_subnets(snapshot_of(records, []), nodes)
@@ -137,6 +143,7 @@ def test_external_records_stay_where_they_are(nodes: list[HostNode], records: li
             assert record.subnet is None or after.subnet == record.subnet
 
 
+@unhurried
 @given(nodes, host_subnets)
 def test_in_the_end_every_node_is_served_or_reported(
     nodes: list[HostNode], records: list[HostSubnet]
@@ -151,6 +158,7 @@ def test_in_the_end_every_node_is_served_or_reported(
     assert max(Counter(r.host for r in own if r.host not in reported).values(), default=1) == 1
 
 
+@unhurried
 @given(nodes, host_subnets, st.randoms(use_true_random=False))
 def test_the_order_of_the_input_does_not_matter(
     nodes: list[HostNode], records: list[HostSubnet], rng: random.Random
@@ -162,6 +170,7 @@ def test_the_order_of_the_input_does_not_matter(
     assert plan_subnets(snapshot_of(shuffled, []), shuffled_nodes, config_of()) == plan
 
 
+@unhurried
 @given(namespaces, net_namespaces, modes, limits)
 def test_no_vni_is_given_twice_and_none_that_was_given_changes(
     living: set[str], records: list[NetNamespace], mode: Mode, limit: int
@@ -182,6 +191,7 @@ def test_no_vni_is_given_twice_and_none_that_was_given_changes(
                 assert after.net_namespaces[name] == record
 
 
+@unhurried
 @given(namespaces, net_namespaces, limits)
 def test_in_the_end_every_namespace_has_a_record_and_no_other_has(
     living: set[str], records: list[NetNamespace], limit: int
@@ -192,12 +202,14 @@ def test_in_the_end_every_namespace_has_a_record_and_no_other_has(
     assert unserved <= {problem.subject.name for problem in last.problems}
 
 
+@unhurried
 @given(namespaces, net_namespaces)
 def test_single_tenant_mode_only_deletes(living: set[str], records: list[NetNamespace]) -> None:
     states, _ = settled_tenants(snapshot_of([], records), living, Mode.SUBNET)
     assert states[-1].net_namespaces == {r.name: r for r in records if r.name in living}
 
 
+@unhurried
 @given(namespaces, net_namespaces, modes, st.randoms(use_true_random=False))
 def test_the_order_of_namespaces_does_not_matter(
     living: set[str], records: list[NetNamespace], mode: Mode, rng: random.Random

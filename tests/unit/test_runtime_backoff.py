@@ -1,6 +1,6 @@
 """Backoff: how long to wait."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8s_ovs.runtime.backoff import Backoff
@@ -17,6 +17,7 @@ def test_no_delay_is_below_the_floor() -> None:
     assert Backoff(floor=0.05, uniform=lambda: 0.0).next() == 0.05
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100_000), st.floats(0, 1, exclude_max=True))
 def test_however_many_failures_the_delay_stays_in_its_limits(failures: int, drawn: float) -> None:
     backoff = Backoff(base=0.1, cap=30.0, uniform=lambda: drawn)

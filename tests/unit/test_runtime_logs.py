@@ -100,7 +100,7 @@ async def test_tasks_keep_the_context_they_were_begun_in() -> None:
         one = asyncio.create_task(who())
     with log_context(pod="b"):
         other = asyncio.create_task(who())
-    assert await asyncio.gather(one, other, who()) == ["a", "b", ""]
+    assert list(await asyncio.gather(one, other, who())) == ["a", "b", ""]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from k8s_ovs.sources.etcd.settings import EtcdSettings
 from k8s_ovs.sources.etcd.store import EtcdStore
 from k8s_ovs.sources.store import Snapshot
 
-AT_ONCE = 25
+AT_ONCE = 60
 
 
 class AlwaysLeading:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from fakes.daemon import Daemon, Launcher
 from fakes.private_etcd import PrivateEtcd
-from k8s_ovs.model.events import Event, HostSubnetSet, NetNamespaceSet
-from k8s_ovs.model.types import HostSubnet, NetNamespace, Vni
+from k8s_ovs.model.events import Event, HostSubnetGone, HostSubnetSet, NetNamespaceGone, NetNamespaceSet
+from k8s_ovs.model.types import Vni
 from k8s_ovs.sources.etcd.store import EtcdStore
 
 NODES, NAMESPACES = 300, 1000
-KILLS = 12
-DEADLINE = 90.0
+KILLS = 10
+DEADLINE = 100.0
 SCRIPT = str(Path(__file__).with_name("eager_controller.py"))
 
 
@@ -32,19 +32,18 @@ class Ledger:
     def take(self, batch: Sequence[Event]) -> None:
         for event in batch:
             match event:
-                case HostSubnetSet(HostSubnet(host=host, subnet=subnet)):
+                case HostSubnetSet(record):
+                    subnet, host = record.subnet, record.host
                     assert subnet is not None
                     self._check(host, self._hosts.setdefault(subnet, host), f"{subnet} is of")
                     self._check(str(subnet), str(self.subnets.setdefault(host, subnet)), f"{host} has")
-                case NetNamespaceSet(NetNamespace(name=name, net_id=vni)):
+                case NetNamespaceSet(tenant):
+                    vni, name = tenant.net_id, tenant.name
                     assert vni is not None
                     self._check(name, self._tenants.setdefault(vni, name), f"VNI {vni} is of")
                     self._check(str(vni), str(self.vnis.setdefault(name, vni)), f"{name} has")
-                case HostSubnetSet() | NetNamespaceSet():
-                    raise AssertionError(f"unexpected {event}")
-                case _:
-                    if "Gone" in type(event).__name__:
-                        self.wrong.append(f"deleted: {event}")
+                case HostSubnetGone() | NetNamespaceGone():
+                    self.wrong.append(f"deleted: {event}")
 
     def _check(self, new: str, known: str, what: str) -> None:
         if new != known:

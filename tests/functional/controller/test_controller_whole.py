@@ -3,8 +3,8 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from fakes.cluster import make_namespace, make_node
 from fakes.daemon import Daemon, Launcher
 from fakes.private_etcd import PrivateEtcd
+from fakes.relay import relay
 from k8s_ovs.controller.app import LEASE_NAME, ControllerServices, ControllerSettings, run_controller
 from k8s_ovs.errors import KubeNotFound
 from k8s_ovs.lab.kubeapi.server import ApiServer
@@ -19,6 +20,7 @@ from k8s_ovs.runtime.http import HealthChecks
 from k8s_ovs.sources.etcd.settings import EtcdSettings
 from k8s_ovs.sources.etcd.store import EtcdStore
 from k8s_ovs.sources.kube.client import KubeClient
+from k8s_ovs.sources.kube.credentials import KubeSettings, load_credentials
 from k8s_ovs.sources.kube.election import LeaseTiming
 from k8s_ovs.sources.kube.objects import EVENTS, LEASES, NAMESPACES, NODES
 from k8s_ovs.sources.records import DEFAULT_PREFIX
@@ -51,6 +53,12 @@ class Records:
 @pytest.fixture
 def records(store: EtcdStore) -> Records:
     return Records(store)
+
+
+@asynccontextmanager
+async def client(url: str) -> AsyncIterator[KubeClient]:
+    async with KubeClient(load_credentials(KubeSettings(environ={"KUBERNETES_MASTER": url}))) as opened:
+        yield opened
 
 
 @asynccontextmanager
@@ -102,30 +110,55 @@ async def test_a_problem_is_an_event_at_the_node(etcd: PrivateEtcd, kube: KubeCl
         await until("the Event", told)
 
 
-async def test_the_second_takes_over_when_the_first_goes_and_when_it_falls_silent(
-    etcd: PrivateEtcd, kube: KubeClient, records: Records, api: ApiServer
-) -> None:
-    async def holder() -> str:
-        try:
-            lease = await kube.get(LEASES, LEASE_NAME, "kube-system")
-        except KubeNotFound:
-            return ""
-        return lease.spec.holder_identity or ""
+async def holder(kube: KubeClient) -> str:
+    try:
+        lease = await kube.get(LEASES, LEASE_NAME, "kube-system")
+    except KubeNotFound:
+        return ""
+    return lease.spec.holder_identity or ""
 
-    async with controller(etcd, kube):
-        await until("a leader", holder)
-        first = await holder()
-        async with controller(etcd, kube) as standby:
+
+async def test_the_second_takes_over_when_the_first_goes(
+    etcd: PrivateEtcd, kube: KubeClient, records: Records
+) -> None:
+    async with AsyncExitStack() as second:
+        async with controller(etcd, kube):
+            await until("a leader", lambda: holder(kube))
+            first = await holder(kube)
+            standby = await second.enter_async_context(controller(etcd, kube))
             await until("the second is ready", lambda: _true(lambda: standby.ready))
-            assert await holder() == first
-    async with controller(etcd, kube):
+            assert await holder(kube) == first
 
         async def another_leads() -> bool:
-            return await holder() not in {"", first}
+            return await holder(kube) not in {"", first}
 
         await until("another leader", another_leads)
         await kube.create(NODES, make_node("node1", "192.0.2.1"))
         await until("node1", lambda: _is(records.subnets, {"node1@192.0.2.1": "172.20.0.0/25"}))
+
+
+async def test_a_leader_cut_off_from_the_api_stops_and_the_other_goes_on(
+    etcd: PrivateEtcd, kube: KubeClient, records: Records, api: ApiServer
+) -> None:
+    async with (
+        relay(api.addresses[0][1]) as wire,
+        client(f"http://127.0.0.1:{wire.port}") as theirs,
+        controller(etcd, theirs) as first,
+    ):
+        await until("the first works", lambda: _true(lambda: first.ready))
+        leader = await holder(kube)
+        async with controller(etcd, kube):
+            wire.freeze()
+
+            async def another_leads() -> bool:
+                return await holder(kube) not in {"", leader}
+
+            await until("another leader", another_leads)
+            await kube.create(NODES, make_node("node1", "192.0.2.1"))
+            await until("node1", lambda: _is(records.subnets, {"node1@192.0.2.1": "172.20.0.0/25"}))
+            await kube.delete(NODES, "node1")
+            await until("no node1", lambda: _is(records.subnets, {}))
+            wire.thaw()
 
 
 async def test_a_thousand_namespaces_at_once(
@@ -193,11 +226,11 @@ async def _is(read: Callable[[], Awaitable[object]], expected: object) -> bool:
     return await read() == expected
 
 
-async def _has(read: Callable[[], Awaitable[dict[str, object]]], expected: dict[str, object]) -> bool:
+async def _has(read: Callable[[], Awaitable[Mapping[str, object]]], expected: Mapping[str, object]) -> bool:
     return expected.items() <= (await read()).items()
 
 
-async def _lacks(read: Callable[[], Awaitable[dict[str, object]]], name: str) -> bool:
+async def _lacks(read: Callable[[], Awaitable[Mapping[str, object]]], name: str) -> bool:
     return name not in await read()
 
 
