@@ -1,0 +1,85 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from k8s_ovs.errors import RecordError
+from k8s_ovs.model.events import Event, NetNamespaceGone, NetNamespaceSet
+from k8s_ovs.model.types import NetNamespace, Vni
+from k8s_ovs.sources.etcd.ledger import Ledger
+from k8s_ovs.sources.records import Keys
+
+KEYS = Keys("/p", "net")
+RED, BLUE = KEYS.namespace("red"), KEYS.namespace("blue")
+
+names = st.sampled_from(["a", "b", "c"])
+values = st.sampled_from([b"malformed", 10, 11, None])
+step = st.tuples(names, values)
+
+
+def body(name: str, value: bytes | int | None) -> bytes | None:
+    return b'{"NetName":"%s","NetID":%d}' % (name.encode(), value) if isinstance(value, int) else value
+
+
+def fresh() -> tuple[Ledger, dict[str, RecordError]]:
+    problems: dict[str, RecordError] = {}
+    return Ledger(KEYS, problems), problems
+
+
+def follow(known: dict[str, Vni | None], events: list[Event]) -> None:
+    """What somebody who hears the events believes; none of them may say what is believed already."""
+    for event in events:
+        if isinstance(event, NetNamespaceSet):
+            known[event.record.name] = event.record.net_id
+        else:
+            assert isinstance(event, NetNamespaceGone)
+            assert event.name in known
+            del known[event.name]
+
+
+@given(st.lists(st.lists(step, max_size=4)), st.sets(st.integers(0, 30)))
+def test_gaps_make_no_difference_in_the_end(batches: list[list[tuple[str, object]]], gaps: set[int]) -> None:
+    """A listing in place of the changes leads to the same belief, except that malformed states leave more or less."""
+    ledger, problems = fresh()
+    known: dict[str, Vni | None] = {}
+    exists: dict[str, bytes] = {}
+    for number, batch in enumerate(batches):
+        changes = [(KEYS.namespace(name), body(name, value)) for name, value in dict(batch).items()]
+        for key, value in changes:
+            exists.pop(key, None)
+            exists.update({} if value is None else {key: value})
+        if number in gaps:
+            told = ledger.replace(exists)
+            assert ledger.replace(exists) == []
+        else:
+            told = ledger.apply(changes)
+        follow(known, told)
+    good = {key: value for key, value in exists.items() if value != b"malformed"}
+    assert set(problems) == exists.keys() - good.keys()
+    assert {key: KEYS.decode(key, value).net_id for key, value in good.items()} == {
+        KEYS.namespace(name): net_id for name, net_id in known.items() if KEYS.namespace(name) not in problems
+    }
+    assert all(KEYS.namespace(name) in exists for name in known)
+
+
+def test_gone_comes_before_set_so_that_what_is_free_can_be_given_again() -> None:
+    ledger, _ = fresh()
+    ledger.replace({RED: b'{"NetName":"red","NetID":10}'})
+    assert ledger.replace({BLUE: b'{"NetName":"blue","NetID":10}'}) == [
+        NetNamespaceGone("red"),
+        NetNamespaceSet(NetNamespace("blue", Vni(10))),
+    ]
+
+
+def test_a_record_that_was_malformed_for_a_while_is_not_told_again_by_a_listing() -> None:
+    ledger, problems = fresh()
+    good = b'{"NetName":"red","NetID":10}'
+    ledger.apply([(RED, good)])
+    ledger.apply([(RED, b"[]")])
+    assert list(problems) == [RED]
+    assert ledger.replace({RED: good}) == []
+    assert problems == {}
+
+
+def test_other_keys_are_nothing_to_it() -> None:
+    ledger, problems = fresh()
+    assert ledger.apply([("/p/net/config", b"{"), ("/p/other/netnamespaces/red", None)]) == []
+    assert problems == {}
