@@ -133,10 +133,9 @@ class Agent:
 
     async def _announce(self) -> None:
         """Write the conflist once the node can serve, and keep the ready gauge true."""
-        checks = self._services.health
         written = False
         while True:
-            ready = checks.ready
+            ready = not (self._reconciler.trouble() or self._firewall.trouble())
             self._metrics.ready.set(ready)
             if ready and not written:
                 await self._collect()
