@@ -137,6 +137,16 @@ async def test_add_with_another_netns_replaces_the_attachment() -> None:
     assert [row.netns for row in world.rows.values()] == ["/netns/new"]
 
 
+async def test_add_with_another_netns_takes_the_pod_out_of_the_old_one() -> None:
+    world = world_with("a", "new")
+    agent = world.agent()
+    await agent.add(add_request("a"))
+    await agent.add(add_request("a", netns="/netns/new"))
+    assert [link.netns for link in world.links.values()] == ["/netns/new"]
+    assert world.moments[len(ADD_MOMENTS) + 1 :][: len(DEL_MOMENTS)] == DEL_MOMENTS
+    assert world.faults() == []
+
+
 async def test_add_for_another_namespace_replaces_the_attachment() -> None:
     world = world_with("a")
     agent = world.agent()
@@ -258,6 +268,31 @@ async def test_cancellation_at_any_moment_of_add_leaves_nothing(moment: str) -> 
     assert world.empty
     assert len(agent._locks) == 0
     assert agent._addresses.reserved == frozenset()
+
+
+@pytest.mark.parametrize(("held", "done"), [("create_link", "created_link"), ("add_port", "added_port")])
+async def test_what_the_kernel_and_ovsdb_have_begun_is_finished_before_it_is_undone(
+    held: str, done: str
+) -> None:
+    """A cancelled netlink call goes on in its thread: undoing at once could come before its effect."""
+    world = world_with("a")
+    agent = world.agent()
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def hook(name: str) -> None:
+        if name == held:
+            begun.set()
+            await go.wait()
+
+    world.hook = hook
+    adding = asyncio.create_task(agent.add(add_request("a")))
+    await begun.wait()
+    adding.cancel()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await adding
+    assert world.moments.index(done) < world.moments.index("delete_link")
+    assert world.empty
 
 
 async def test_cancellation_again_and_again_still_undoes_everything() -> None:
