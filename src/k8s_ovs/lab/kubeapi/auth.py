@@ -42,30 +42,32 @@ class Gate:
 
     def __init__(self, settings: Settings) -> None:
         self._token = TokenFile(settings.token_file) if settings.token_file else None
+        certificates = settings.tls is not None and settings.tls.client_ca is not None
+        self._open = self._token is None and not certificates
 
     def check(self, request: web.Request) -> None:
         """Raise ApiError 401 unless the request has the token or came with a certificate of the client CA."""
-        if self._token is None or request.path in OPEN_PATHS:
+        if self._open or request.path in OPEN_PATHS:
             return
         transport = request.transport
         if transport is not None and transport.get_extra_info("peercert"):
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not self._token.matches(given.strip()):
+        if self._token is None or scheme.lower() != "bearer" or not self._token.matches(given.strip()):
             raise unauthorized()
 
 
-def tls_context(files: TlsFiles, *, tokens: bool) -> ssl.SSLContext:
-    """The server's TLS context; with a client CA a certificate is a must, unless tokens are taken too.
+def tls_context(files: TlsFiles) -> ssl.SSLContext:
+    """The server's TLS context. Raises ConfigError for files that cannot be used.
 
-    Raises ConfigError for files that cannot be used.
+    Clients may come without a certificate: the gate answers them with 401, as the real API server does.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(files.cert, files.key)
         if files.client_ca is not None:
             context.load_verify_locations(files.client_ca)
-            context.verify_mode = ssl.CERT_OPTIONAL if tokens else ssl.CERT_REQUIRED
+            context.verify_mode = ssl.CERT_OPTIONAL
     except (OSError, ssl.SSLError) as err:
         raise ConfigError(
             f"TLS of the API server: {files.cert}, {files.key}, {files.client_ca}: {err}",

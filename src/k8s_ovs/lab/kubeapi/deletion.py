@@ -133,7 +133,9 @@ class NamespacePurge:
         for name in sorted(names):
             try:
                 self._purge(name)
-            except answers.ApiError as err:  # the journal refuses; the next deletion in it, or a restart, goes on
+            except (
+                answers.ApiError
+            ) as err:  # the journal refuses; the next deletion in it, or a restart, goes on
                 _LOG.warning("namespace %s: %s", name, err)
 
     def _purge(self, name: str) -> None:

@@ -111,7 +111,7 @@ class ApiServer:
     async def _listen(self, runner: web.AppRunner, listener: socket.socket) -> None:
         listener.setblocking(False)
         files = self.settings.tls
-        context = auth.tls_context(files, tokens=self.settings.token_file is not None) if files else None
+        context = auth.tls_context(files) if files else None
         await web.SockSite(runner, listener, ssl_context=context, backlog=512).start()
         host, port = listener.getsockname()[:2]
         self.addresses.append((host, port))

@@ -113,12 +113,15 @@ class Store:
         self._compacted_size = 0
 
     def load(self) -> None:
-        """Replay the journal and compact it. Raises LabError for a file that is no journal."""
+        """Replay the journal and compact it. Raises LabError for a file that is no journal or cannot be used."""
         if self._journal is None:
             return
-        for record in self._journal.read():
-            self._replay(record)
-        self.compact()
+        try:
+            for record in self._journal.read():
+                self._replay(record)
+            self.compact()
+        except OSError as err:
+            raise LabError(f"journal {self._journal.path}: {err}", remedy="choose a writable place") from err
 
     def _replay(self, record: dict[str, Any]) -> None:
         if "journal" in record:
