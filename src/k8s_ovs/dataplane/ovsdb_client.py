@@ -13,10 +13,11 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
+from uuid import UUID
 
 from ovs.db.idl import ROW_DELETE, Idl, Row, SchemaHelper, Transaction
 
@@ -49,7 +50,8 @@ class Replica(Idl):
             helper.register_columns(table, names)
         self._columns = columns
         self._observer = observer
-        self._named: dict[tuple[str, object], Row] = {}
+        self._named: dict[str, dict[object, Row]] = {table: {} for table in columns}
+        self._derived: dict[UUID, object] = {}
         super().__init__(f"unix:{sock}", helper, leader_only=False)
 
     @property
@@ -61,7 +63,11 @@ class Replica(Idl):
 
     def named(self, table: str, name: str) -> Row | None:
         """The committed row of `table` with this name."""
-        return self._named.get((table, name))
+        return self._named[table].get(name)
+
+    def committed(self, table: str) -> Iterable[Row]:
+        """The rows of a table with names, without those that the transaction in the making inserts."""
+        return self._named[table].values()
 
     @property
     def monitoring(self) -> bool:
@@ -73,14 +79,22 @@ class Replica(Idl):
         """Whether the stream to the server is open."""
         return self._session.is_connected()
 
+    def derived(self, row: Row, compute: Callable[[Row], T]) -> T:
+        """`compute(row)`, remembered until the row changes: reading a column of the IDL is slow. One per table."""
+        if row.uuid not in self._derived:
+            self._derived[row.uuid] = compute(row)
+        return cast("T", self._derived[row.uuid])
+
     def notify(self, event: str, row: Row, updates: Row | None = None) -> None:
         """Called by the IDL for every change; `updates` holds the old values of the columns that changed."""
         table = row._table.name
+        self._derived.pop(row.uuid, None)
         if "name" in self._columns[table]:
-            if event == ROW_DELETE:
-                self._named.pop((table, row.name), None)
-            else:
-                self._named[table, row.name] = row
+            named = self._named[table]
+            if event != ROW_DELETE:
+                named[row.name] = row
+            elif named.get(row.name) == row:  # else its successor of the same name has been reported first
+                del named[row.name]
         self._observer(table, event, row, updates)
 
 

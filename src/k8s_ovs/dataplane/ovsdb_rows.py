@@ -132,31 +132,24 @@ def drop_interface(replica: Replica, transaction: Transaction, interface: Row) -
     """Take a port out; the server deletes its rows, which nothing else refers to."""
     del transaction
     port = replica.named("Port", text(interface, "name"))
-    for bridge in replica.tables["Bridge"].rows.values():
+    for bridge in replica.committed("Bridge"):
         if port is not None and port in _rows(bridge, "ports"):
             bridge.delvalue("ports", port)
 
 
 def interface_of(replica: Replica, key: AttachmentKey) -> Row | None:
     """The Interface row that holds the lease of `key`."""
-    for row in replica.tables["Interface"].rows.values():
-        if _key(_strings(row, "external_ids")) == key:
+    for row in replica.committed("Interface"):
+        if replica.derived(row, _lease_of).key == key:
             return row
     return None
 
 
 def read_attachments(replica: Replica) -> Iterator[Attachment]:
-    """Every lease; a row whose lease cannot be read is logged and left out."""
-    for row in replica.tables["Interface"].rows.values():
-        ids = _strings(row, "external_ids")
-        if not any(name.startswith(IDS) for name in ids):
-            continue
-        try:
-            yield _attachment(row, ids)
-        except (KeyError, AddressValueError) as error:
-            _log.error(
-                "OVSDB: Interface %s: lease not readable, ignored: %r in %s", text(row, "name"), error, ids
-            )
+    """Every lease; a row whose lease cannot be read has been logged, and is left out."""
+    for row in replica.committed("Interface"):
+        if (attachment := replica.derived(row, _lease_of).attachment) is not None:
+            yield attachment
 
 
 def ofport(row: Row) -> int | None:
@@ -189,7 +182,7 @@ def datapath_types(replica: Replica) -> list[str]:
 
 def wrong_ofport(replica: Replica, spec: BridgeSpec, port: FixedPort, number: int) -> OvsdbError:
     """The error for a fixed port whose number somebody else has."""
-    table = replica.tables["Interface"].rows.values()
+    table = replica.committed("Interface")
     holder = next((text(row, "name") for row in table if ofport(row) == port.ofport), "another port")
     return OvsdbError(
         f"port {port.name} of bridge {spec.name} got number {number} instead of {port.ofport}, which {holder} has",
@@ -234,6 +227,27 @@ def _lease(attachment: Attachment) -> dict[str, str]:
 def _key(ids: Mapping[str, str]) -> AttachmentKey | None:
     sandbox, ifname = ids.get(IDS + "sandbox"), ids.get(IDS + "ifname")
     return AttachmentKey(SandboxId(sandbox), ifname) if sandbox and ifname else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """What an Interface row says of a pod: whose it is, and everything, if that can be read."""
+
+    key: AttachmentKey | None = None
+    attachment: Attachment | None = None
+
+
+def _lease_of(row: Row) -> _Lease:
+    ids = _strings(row, "external_ids")
+    if not any(name.startswith(IDS) for name in ids):
+        return _Lease()
+    try:
+        return _Lease(_key(ids), _attachment(row, ids))
+    except (KeyError, AddressValueError) as error:
+        _log.error(
+            "OVSDB: Interface %s: lease not readable, ignored: %r in %s", text(row, "name"), error, ids
+        )
+        return _Lease(_key(ids))
 
 
 def _attachment(row: Row, ids: Mapping[str, str]) -> Attachment:

@@ -312,6 +312,22 @@ async def test_a_datapath_that_the_switch_does_not_have_is_an_error(ovs: Private
             await switch.ensure_bridge(BridgeSpec(datapath="system"))
 
 
+async def test_a_port_that_others_replace_in_one_transaction_is_still_known(ovs: PrivateOvs) -> None:
+    devices(ovs, [0])
+    name = attachment(0).host_ifname
+    async with running(OvsdbSwitch(ovs.rundir)) as switch:
+        await switch.ensure_bridge(BridgeSpec())
+        for _ in range(4):
+            await switch.add_port(attachment(0))
+            changes = switch.changes()
+            ovs.vsctl("del-port", name, "--", "add-port", "br0", name)
+            await asyncio.wait_for(anext(changes), SOON)
+            assert switch.attachments() == []
+            with pytest.raises(OvsdbError, match="belongs to nobody we know"):
+                await switch.add_port(attachment(0))
+            ovs.vsctl("del-port", name)
+
+
 async def test_a_kernel_without_the_module_is_an_error_that_says_so(
     ovs: PrivateOvs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
