@@ -18,7 +18,7 @@ from pathlib import Path
 
 from k8s_ovs.config import Mode
 from k8s_ovs.errors import LabError
-from k8s_ovs.lab import hostcheck, namespaces, shim
+from k8s_ovs.lab import hostcheck, namespaces, realkube, shim
 from k8s_ovs.lab.cluster import (
     DEFAULT_BASE,
     OUTSIDE_CANDIDATES,
@@ -90,7 +90,7 @@ def plan(options: Options) -> Cluster:
         bare=options.bare,
         shim=options.shim,
         portmap=hostcheck.find_portmap(),
-        kube_bin=options.kube_bin,
+        kube_bin=realkube.find(options.kube_bin, os.environ),
     )
     cluster.check()
     return cluster

@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 from k8s_ovs.errors import LabError
@@ -85,16 +86,18 @@ class Uplink:
         self._node = node
 
     async def run(self) -> None:
-        """Configure the bridge's port each time it appears. Runs before the switch starts, until cancelled."""
+        """Configure the bridge's port each time it appears or changes. Runs before the switch starts, until cancelled."""
         sock = namespaces.inside(self._node.netns, _link_monitor)
         self.listening.set()
         try:
-            configured = 0
+            configured = LinkState(0, 0)
             while True:
                 data = await asyncio.get_running_loop().sock_recv(sock, 1 << 20)
-                for index in new_links(data, UNDERLAY_BRIDGE):
-                    if index != configured and await self._configure():
-                        configured = index
+                for link in link_states(data, UNDERLAY_BRIDGE):
+                    # Not only for a new port: the switch takes the port down to set its MAC address, and down means
+                    # that the kernel forgets the default route.
+                    if link != configured and await self._configure():
+                        configured = link
         finally:
             sock.close()
 
@@ -119,8 +122,16 @@ def _link_monitor() -> socket.socket:
     return sock
 
 
-def new_links(data: bytes, ifname: str) -> list[int]:
-    """The interface indexes of RTM_NEWLINK messages about `ifname` in a netlink datagram (rtnetlink(7))."""
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """An interface as the kernel tells it: index and flags (netdevice(7))."""
+
+    index: int
+    flags: int
+
+
+def link_states(data: bytes, ifname: str) -> list[LinkState]:
+    """What RTM_NEWLINK messages in a netlink datagram say about `ifname`, in order (rtnetlink(7))."""
     found = []
     offset = 0
     while offset + _HEADER.size <= len(data):
@@ -129,7 +140,8 @@ def new_links(data: bytes, ifname: str) -> list[int]:
             break
         body = data[offset + _HEADER.size : offset + length]
         if kind == _RTM_NEWLINK and _ifname(body[_IFINFO.size :]) == ifname:
-            found.append(_IFINFO.unpack_from(body)[2])
+            _, _, index, flags, _ = _IFINFO.unpack_from(body)
+            found.append(LinkState(index, flags))
         offset += (length + 3) & ~3
     return found
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from k8s_ovs.errors import LabError
-from k8s_ovs.lab import commands, fabric, kubeconfig, ovsnode
+from k8s_ovs.lab import commands, controlplane, fabric, ovsnode
 from k8s_ovs.lab.cluster import API_PORT, ETCD_PORT, Cluster, Node
 from k8s_ovs.lab.commands import Command
 from k8s_ovs.lab.forward import Forwarder
@@ -56,32 +56,41 @@ class Supervisor:
         await fabric.build(cluster)
         self._forward(cluster.loopback_etcd, ETCD_PORT)
         self._forward(cluster.loopback_api, API_PORT)
-        kubeconfig.write_all(cluster)
+        controlplane.prepare(cluster)
         self._start(commands.etcd(cluster))
-        self._start(commands.embedded_api(cluster))
+        for command in controlplane.processes(cluster):
+            self._start(command)
         self._progress("etcd, the Kubernetes API, an Open vSwitch on each node")
+        kubelet = Kubelet(cluster, schedule=not controlplane.has_scheduler(cluster))
         async with asyncio.TaskGroup() as group:
             for node in cluster.nodes:
                 group.create_task(self._switch(node), name=f"switch {node.name}")
-            group.create_task(self._await_http("etcd", cluster.loopback_etcd, "/health"), name="await etcd")
-            group.create_task(
-                self._await_http("apiserver", cluster.loopback_api, "/readyz"), name="await API"
-            )
+            group.create_task(self._records(), name="network config")
+            group.create_task(self._api(kubelet), name="await API")
         for node in cluster.nodes:
             self._start(commands.podserver(cluster, node))
         self._start(commands.outside_server(cluster))
-        kubelet = Kubelet(cluster)
-        self._group.create_task(kubelet.run(), name="kubelet")
         if cluster.bare:
             await self._until("the nodes to be registered", kubelet.registered)
             return
-        self._progress("the network config, controllers, an agent on each node")
-        await self._init_config()
-        for index in range(1, cluster.controllers + 1):
-            self._start(commands.controller(cluster, index))
+        self._progress("an agent on each node")
         for node in cluster.nodes:
             self._start(commands.agent(cluster, node))
         await self._until("all nodes to be Ready", kubelet.all_ready)
+
+    async def _records(self) -> None:
+        """The network config, as soon as etcd answers."""
+        await self._until("etcd to answer", lambda: http_ok(self._cluster.loopback_etcd, "/health"))
+        if not self._cluster.bare:
+            await self._init_config()
+
+    async def _api(self, kubelet: Kubelet) -> None:
+        """Kubelets and controllers, as soon as the API answers."""
+        await self._until("the Kubernetes API", lambda: controlplane.ready(self._cluster))
+        self._group.create_task(kubelet.run(), name="kubelet")
+        if not self._cluster.bare:
+            for index in range(1, self._cluster.controllers + 1):
+                self._start(commands.controller(self._cluster, index))
 
     def _forward(self, port: int, target: int) -> None:
         forwarder = Forwarder(port, self._cluster.netns("control"), (str(self._cluster.control.ip), target))
@@ -103,9 +112,6 @@ class Supervisor:
         await uplink.listening.wait()
         self._start(commands.vswitchd(self._cluster, node))
         await self._until(f"{node.name}'s switch to make its uplink", uplink.ready.is_set)
-
-    async def _await_http(self, name: str, port: int, path: str) -> None:
-        await self._until(f"{name} to answer", lambda: http_ok(port, path))
 
     async def _init_config(self) -> None:
         command = commands.init_config(self._cluster)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 
@@ -23,11 +24,13 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float)
         await asyncio.sleep(_STEP)
 
 
-async def http_ok(port: int, path: str, *, host: str = "127.0.0.1", seconds: float = 2.0) -> bool:
-    """Whether a GET is answered with status 200."""
+async def http_ok(port: int, path: str, *, tls: bool = False, seconds: float = 2.0) -> bool:
+    """Whether a GET to this port of 127.0.0.1 is answered with status 200. `tls` looks at no certificate."""
+    host = "127.0.0.1"
     try:
         async with asyncio.timeout(seconds):
-            reader, writer = await asyncio.open_connection(host, port)
+            context = ssl._create_unverified_context() if tls else None  # noqa: S323 - asks whether it lives, no more
+            reader, writer = await asyncio.open_connection(host, port, ssl=context)
             try:
                 writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
                 line = await reader.readline()
