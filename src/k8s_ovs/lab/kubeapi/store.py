@@ -81,6 +81,10 @@ def _head(resource: Resource) -> bytes:
     return b'{"apiVersion":"%s","kind":"%s",' % (resource.api_version.encode(), resource.kind.encode())
 
 
+def _set_line(entry: Entry) -> bytes:
+    return b'{"rv":%d,"of":"%s","set":%s}' % (entry.revision, entry.resource.id.encode(), entry.raw)
+
+
 class _Collection:
     """The objects of one resource with their recent changes; `floor` is the oldest revision to resume from."""
 
@@ -150,11 +154,7 @@ class Store:
     def _dump(self) -> Iterator[bytes]:
         entries = [entry for c in self._collections.values() for entry in c.entries.values()]
         for entry in sorted(entries, key=lambda entry: entry.revision):
-            yield self._set_line(entry)
-
-    @staticmethod
-    def _set_line(entry: Entry) -> bytes:
-        return b'{"rv":%d,"of":"%s","set":%s}' % (entry.revision, entry.resource.id.encode(), entry.raw)
+            yield _set_line(entry)
 
     def close(self) -> None:
         """Close the journal."""
@@ -186,7 +186,7 @@ class Store:
     def put(self, resource: Resource, obj: Object) -> Entry:
         """Create or replace an object; gives it the next revision. Raises ApiError 500 if the journal refuses."""
         entry = Entry.build(resource, obj, self.revision + 1)
-        self._write(self._set_line(entry))
+        self._write(_set_line(entry))
         self.revision += 1
         self._apply(resource, entry)
         return entry
