@@ -61,6 +61,31 @@ def _hosts() -> st.SearchStrategy[HostSubnet]:
     )
 
 
+def busy_node() -> list[Event]:
+    """Events after which this node has a subnet, tenants and four usable pods: collisions from here on matter."""
+    own = HostSubnet(HOST, HOST_IPS[1], SUBNETS[0])
+    leases = [
+        _attachment(key, IPv4Address("172.11.0.2") + number, NAMESPACES[number % 3], OfPort(3 + number))
+        for number, key in enumerate(KEYS)
+    ]
+    tenants = [
+        NetNamespace(name, vni) for name, vni in zip(NAMESPACES, (Vni(10), Vni(11), Vni(10)), strict=True)
+    ]
+    return [
+        ConfigSet(CONFIGS[1]),
+        HostSubnetSet(own),
+        HostSubnetSet(HostSubnet("node2", HOST_IPS[2], SUBNETS[1])),
+        *map(NetNamespaceSet, tenants),
+        *map(AttachmentSet, leases),
+    ]
+
+
+def histories() -> st.SearchStrategy[list[Event]]:
+    """What a node is told, from nothing, or from where it is busy already."""
+    later = st.lists(events(), max_size=30)
+    return st.one_of(later, later.map(lambda more: [*busy_node(), *more]))
+
+
 def events() -> st.SearchStrategy[Event]:
     """Any event of the small world."""
     namespaces = st.builds(NetNamespace, st.sampled_from(NAMESPACES), st.sampled_from(VNIS))

@@ -1,10 +1,11 @@
 """Desired flows, kept event by event, against those computed from scratch; and the modifications against both."""
 
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.strategies import booleans
 
-from fakes.events import HOST, events
-from k8s_ovs.flows.diff import Op, difference
+from fakes.events import HOST, busy_node, events
+from k8s_ovs.flows.diff import FlowMod, Op, difference
 from k8s_ovs.flows.flow import Flow, Identity
 from k8s_ovs.flows.pipeline import DesiredFlows
 from k8s_ovs.model.events import Event
@@ -23,6 +24,12 @@ class Reconciling(RuleBasedStateMachine):
         self.dirty: set[ViewKey] = set()
         self.commit()
 
+    @initialize(busy=booleans())
+    def start(self, busy: bool) -> None:
+        for event in busy_node() if busy else ():
+            self.dirty |= self.view.apply(event)
+        self.commit()
+
     @rule(event=events())
     def told(self, event: Event) -> None:
         """Several events may come before a commit."""
@@ -35,7 +42,13 @@ class Reconciling(RuleBasedStateMachine):
 
     @rule()
     def commit(self) -> None:
-        mods = self.desired.update(self.view, self.dirty)
+        self.take(self.desired.update(self.view, self.dirty))
+
+    @rule()
+    def nobody_noted_what_changed(self) -> None:
+        self.take(self.desired.update(self.view))
+
+    def take(self, mods: list[FlowMod]) -> None:
         self.dirty.clear()
         assert len({mod.flow.identity for mod in mods}) == len(mods)
         for mod in mods:
@@ -67,4 +80,4 @@ class Reconciling(RuleBasedStateMachine):
 
 
 TestReconciling = Reconciling.TestCase
-TestReconciling.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestReconciling.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)

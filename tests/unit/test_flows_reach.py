@@ -21,7 +21,7 @@ from k8s_ovs.model.view import NodeView
 OUTSIDE = IPv4Address("198.51.100.7")
 STRANGER = IPv4Address("203.0.113.66")
 PROTOCOLS = st.sampled_from([ICMP, TCP, UDP])
-PROPERTY = settings(max_examples=60, deadline=None)
+PROPERTY = settings(max_examples=40, deadline=None)
 
 
 def party(cluster: Cluster, pod: Pod) -> tenancy.Party:

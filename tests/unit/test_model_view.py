@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakes.events import ADDRESSES, HOST, HOST_IPS, events
+from fakes.events import ADDRESSES, HOST, HOST_IPS, histories
 from k8s_ovs.config import Mode, NetworkConfig
 from k8s_ovs.model.events import (
     AttachmentGone,
@@ -111,8 +111,8 @@ def plain_records(state: ClusterState) -> dict[ViewKey, ViewRecord]:
     return {key: record for key, record in found.items() if record is not None}
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(events(), max_size=30))
+@settings(max_examples=120, deadline=None)
+@given(histories())
 def test_event_by_event_is_what_a_plain_reading_says(history: list[Event]) -> None:
     view = NodeView(HOST)
     known: dict[ViewKey, ViewRecord] = {}
@@ -126,8 +126,8 @@ def test_event_by_event_is_what_a_plain_reading_says(history: list[Event]) -> No
         known = expected
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(events(), max_size=25), st.randoms())
+@settings(max_examples=60, deadline=None)
+@given(histories(), st.randoms())
 def test_the_order_of_objects_makes_no_difference(history: list[Event], random: Random) -> None:
     first = NodeView(HOST)
     for event in history:
@@ -144,8 +144,8 @@ def test_the_order_of_objects_makes_no_difference(history: list[Event], random: 
     }
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(events(), max_size=25))
+@settings(max_examples=60, deadline=None)
+@given(histories())
 def test_whatever_is_unusable_is_reported_and_whatever_is_reported_is_unusable(history: list[Event]) -> None:
     view = NodeView(HOST)
     for event in history:
@@ -239,6 +239,22 @@ def test_of_two_that_overlap_the_lower_address_wins_and_its_end_frees_the_other(
     assert view.record(RemoteHostKey(high.host_ip)) == RemoteHost(high.host_ip, IPv4Network("172.11.9.0/24"))
 
 
+@pytest.mark.parametrize(
+    "lower",
+    [
+        HostSubnet("a", HOST_IPS[4], IPv4Network("172.11.8.0/22")),  # its address is inside the pod network
+        HostSubnet("a", HOST_IPS[0], IPv4Network("172.0.0.0/8")),
+        HostSubnet(HOST, HOST_IPS[2], IPv4Network("172.11.8.0/22")),  # a second record with this node's name
+    ],
+)
+def test_a_record_that_cannot_be_used_takes_nothing_from_others(lower: HostSubnet) -> None:
+    good = HostSubnet("b", HOST_IPS[3], IPv4Network("172.11.8.0/22"))
+    assert lower.host_ip < good.host_ip
+    view = view_of(HostSubnetSet(lower), HostSubnetSet(good))
+    assert view.record(RemoteHostKey(good.host_ip)) == RemoteHost(good.host_ip, IPv4Network("172.11.8.0/22"))
+    assert set(view.problems) == {f"subnets/{lower.host_ip}"}
+
+
 def test_the_nodes_own_address_decides_between_two_records_with_its_name() -> None:
     records = [
         HostSubnet(HOST, HOST_IPS[number], IPv4Network(f"172.11.{4 * number}.0/22")) for number in (0, 1)
@@ -256,6 +272,17 @@ def test_two_leases_with_one_port_number_send_nothing() -> None:
     view = view_of(*map(AttachmentSet, pods))
     assert [view.record(LocalPodKey(pod.key)) for pod in pods] == [None, None]
     assert len(view.problems) == 2
+
+
+def test_the_end_of_a_collision_frees_the_other_pod() -> None:
+    for first, second in (
+        (attachment(0, "172.11.0.2", port=7), attachment(1, "172.11.0.3", port=7)),
+        (attachment(0, "172.11.0.2"), attachment(1, "172.11.0.2")),
+    ):
+        view = view_of(AttachmentSet(first), AttachmentSet(second))
+        assert view.record(LocalPodKey(second.key)) is None
+        assert LocalPodKey(second.key) in view.apply(AttachmentGone(first.key))
+        assert isinstance(view.record(LocalPodKey(second.key)), LocalPod)
 
 
 def test_an_event_touches_what_it_affects_and_nothing_else() -> None:

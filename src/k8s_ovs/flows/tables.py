@@ -222,7 +222,7 @@ ROUTE = Table(
     matches=(f.ETH_TYPE.whole, f.IP_DST.whole, f.ORIGIN),
     sets=(
         *(f.DESTINATION_VNI, f.OUTPUT_PORT),
-        *(f.ETH_DST.whole, f.TUN_SRC.whole, f.TUN_DST.whole, f.TUN_ID.whole),
+        *(f.ETH_DST.whole, f.TUN_SRC.whole, f.TUN_DST.whole, f.TUNNEL_KEY),
     ),
     next=(_TENANT, _DELIVER),
 )

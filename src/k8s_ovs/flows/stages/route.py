@@ -21,7 +21,6 @@ from k8s_ovs.flows.fields import (
     OUTPUT_PORT,
     SOURCE_VNI,
     TUN_DST,
-    TUN_ID,
     TUN_SRC,
     TUNNEL_KEY,
     Origin,
@@ -79,7 +78,6 @@ class Route(Stage):
         actions: list[Action] = [
             SetField(TUN_SRC.whole, int(local.host_ip)),
             SetField(TUN_DST.whole, int(remote.host_ip)),
-            SetField(TUN_ID.whole, 0),
             Move(SOURCE_VNI, TUNNEL_KEY),
             SetField(OUTPUT_PORT, VXLAN_OFPORT),
             goto(DELIVER),
