@@ -22,18 +22,16 @@ class PodServerLink:
     async def run(self) -> None:
         """Say everything again each time the server (re)starts, until cancelled."""
         while True:
-            try:
+            with contextlib.suppress(OSError):  # it is not there yet, or was killed
                 reader, writer = await asyncio.open_unix_connection(str(self._path))
-            except OSError:
-                await asyncio.sleep(_RETRY)
-                continue
-            try:
-                for request in list(self._wanted.values()):
-                    with contextlib.suppress(LabError):  # the pod's worker has seen and told that error
-                        await self._call(request)
-                await reader.read()  # it says nothing here: this ends when the server does
-            finally:
-                writer.close()
+                try:
+                    for request in list(self._wanted.values()):
+                        with contextlib.suppress(LabError):  # the pod's worker has seen and told that error
+                            await self._call(request)
+                    await reader.read()  # it says nothing here: this ends when the server does
+                finally:
+                    writer.close()
+            await asyncio.sleep(_RETRY)
 
     async def serve(self, key: str, name: str, netns: Path | None, ports: Sequence[int]) -> None:
         """Serve `ports` in the namespace (None: the node's own). Raises LabError, with a port that is taken, say."""

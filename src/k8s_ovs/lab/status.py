@@ -164,7 +164,8 @@ def render(status: LabStatus) -> str:
     lines = [f"lab {status.name}: {status.phase}, {status.mode}, files in {status.directory}"]
     lines.append("  " + ", ".join(f"{what} {network}" for what, network in status.networks.items()))
     control = {"supervisor": status.supervisor, "etcd": status.etcd, "apiserver": status.apiserver}
-    control |= {f"controller{index + 1}": process for index, process in enumerate(status.controllers)}
+    if any(process.restarts or process.pid for process in status.controllers):
+        control |= {f"controller{index + 1}": process for index, process in enumerate(status.controllers)}
     lines.append("  " + ", ".join(f"{name} {_pid(process)}" for name, process in control.items()))
     rows = [("NODE", "READY", "ADDRESS", "SUBNET", "AGENT", "VSWITCHD", "OVSDB", "BRIDGE")]
     for node in status.nodes:
