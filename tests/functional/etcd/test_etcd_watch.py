@@ -140,31 +140,35 @@ async def test_a_quiet_range_is_not_left_behind_by_compaction(
 async def test_a_hung_server_that_wakes_up(etcd: PrivateEtcd, impatient: EtcdSettings) -> None:
     async with through(impatient, etcd.port) as store, watching(store) as seen:
         await seen.until_synced()
+        put(etcd, "before", 12)
+        await seen.count(1)
         etcd.pause()
         await until(lambda: store.outage is not None)
         assert "no answer within" in str(store.outage)
         etcd.resume()
         put(etcd, "red", 10)
-        await seen.count(1)
+        await seen.count(2)
         etcd.pause()
         await until(lambda: store.outage is not None)
         etcd.kill()
         etcd.start()
         put(etcd, "blue", 11)
-        await seen.count(2)
-        assert told(seen) == [("red", 10), ("blue", 11)]
+        await seen.count(3)
+        assert told(seen) == [("before", 12), ("red", 10), ("blue", 11)]
 
 
 async def test_silence_on_the_way_is_noticed(etcd: PrivateEtcd, impatient: EtcdSettings) -> None:
     async with relay(etcd.port) as path, through(impatient, path.port) as store, watching(store) as seen:
         await seen.until_synced()
+        put(etcd, "before", 12)
+        await seen.count(1)
         path.freeze()
         put(etcd, "red", 10)
         await until(lambda: store.outage is not None)
         path.thaw()
         put(etcd, "blue", 11)
-        await seen.count(2)
-        assert told(seen) == [("red", 10), ("blue", 11)]
+        await seen.count(3)
+        assert told(seen) == [("before", 12), ("red", 10), ("blue", 11)]
 
 
 async def test_another_member_takes_over(impatient: EtcdSettings) -> None:

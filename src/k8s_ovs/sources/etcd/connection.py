@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryUnaryMethod
-from grpclib.exceptions import GRPCError
+from grpclib.exceptions import StreamTerminatedError
 from grpclib.protocol import H2Protocol
 
 from k8s_ovs.errors import EtcdCompacted, EtcdDenied, EtcdError, EtcdUnavailable
@@ -147,7 +147,7 @@ class Connection:
         if error is None:
             return task.result()
         lost = self._channel.protocol.reason if self._channel.protocol is not None else None
-        if lost is not None and not isinstance(error, GRPCError | EtcdError):
+        if lost is not None and isinstance(error, StreamTerminatedError | ConnectionResetError):
             error = lost
         # grpclib lets through whatever its HTTP/2 layer met in a dying connection, so all of it counts
         raise meaning(self._settings, self.endpoint, doing, error) from error

@@ -40,7 +40,7 @@ def meaning(settings: EtcdSettings, endpoint: Endpoint, doing: str, error: BaseE
     if isinstance(error, GRPCError):
         return _status(where, error.status, error.message or "")
     if isinstance(error, ssl.SSLError):
-        return _tls(settings, endpoint, where, error)
+        return _tls(settings, endpoint, error)
     if isinstance(error, TimeoutError):
         return EtcdUnavailable(
             f"{where}: no answer within {settings.timeout:g} s",
@@ -81,7 +81,10 @@ def _status(where: str, status: Status, text: str) -> EtcdError:
     return EtcdUnavailable(what, remedy="check the health of the etcd cluster")
 
 
-def _tls(settings: EtcdSettings, endpoint: Endpoint, where: str, error: ssl.SSLError) -> EtcdError:
+def _tls(settings: EtcdSettings, endpoint: Endpoint, error: ssl.SSLError) -> EtcdError:
+    where = (
+        f"etcd {endpoint}: connecting"  # whatever the call was: TLS 1.3 can refuse us during the first one
+    )
     if isinstance(error, ssl.SSLCertVerificationError):
         ca = settings.cafile or "the system's CAs"
         return EtcdDenied(
