@@ -96,8 +96,16 @@ class Agent:
         tasks.create_task(self._firewall.run(config.network), name="firewall")
         if self._services.kube is not None:
             tasks.create_task(self._watch_own_pods(self._services.kube), name="own-pods")
-        async for batch in self._services.store.watch():
-            self._reconciler.post(*batch)
+        backoff = Backoff(cap=5.0, floor=0.05)
+        while True:
+            try:
+                async for batch in self._services.store.watch():
+                    backoff.reset()
+                    self._reconciler.post(*batch)
+            except (ConfigError, SourceError) as err:
+                # Forwarding and DEL go on meanwhile; the watch tells everything again from the start.
+                log.warning("the network's records cannot be read: %s", err)
+                await asyncio.sleep(backoff.next())
 
     async def _network_config(self) -> NetworkConfig:
         backoff = Backoff(cap=5.0, floor=0.05)

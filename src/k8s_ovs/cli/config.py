@@ -5,6 +5,7 @@ import asyncio
 import click
 
 from k8s_ovs.cli import options
+from k8s_ovs.cli.settings import addresses_from, etcd_from
 from k8s_ovs.config import EXAMPLE, Mode, NetworkConfig
 from k8s_ovs.errors import ConfigError
 from k8s_ovs.runtime.logs import LogSettings, setup_logging
@@ -45,7 +46,7 @@ def init_config(**flags: object) -> None:
     settings: options.Options = dict(flags)
     setup_logging(LogSettings())
     config = _wanted(settings)
-    nodes = options.addresses_from(settings["node_ips"], "--node-ip")
+    nodes = addresses_from(settings["node_ips"], "--node-ip")
     config.check_nodes(nodes, origin="the wanted config")
     in_force, written = asyncio.run(_ensure(settings, config))
     in_force.check_nodes(nodes)
@@ -83,7 +84,7 @@ def _explicit() -> bool:
 
 
 async def _ensure(settings: options.Options, config: NetworkConfig) -> tuple[NetworkConfig, bool]:
-    async with EtcdStore(options.etcd_from(settings), settings["network"] or None) as store:
+    async with EtcdStore(etcd_from(settings), settings["network"] or None) as store:
         existing = await store.network_config()
         if existing is not None:
             return existing, False

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from k8s_ovs.agent.app import Agent, AgentServices
 from k8s_ovs.cli import options
+from k8s_ovs.cli.settings import DaemonSettings, agent_from, daemon_from, logging_from
 from k8s_ovs.controller.app import ControllerServices, ControllerSettings, run_controller
 from k8s_ovs.runtime.http import HealthChecks, http_endpoint
 from k8s_ovs.runtime.main import run_daemon
@@ -46,8 +47,8 @@ def run_both(flags: options.Options) -> None:
 
 
 def _run(flags: options.Options, *, with_agent: bool, with_controller: bool) -> None:
-    options.logging_from(flags)
-    settings = options.daemon_from(flags)
+    logging_from(flags)
+    settings = daemon_from(flags)
     notifier = Notifier.from_environment()
 
     def serving() -> None:
@@ -56,7 +57,7 @@ def _run(flags: options.Options, *, with_agent: bool, with_controller: bool) -> 
     async def daemon() -> None:
         async with _services(settings, serving) as services, asyncio.TaskGroup() as tasks:
             if with_agent:
-                one = Agent(options.agent_from(flags, settings.hostname), services)
+                one = Agent(agent_from(flags, settings.hostname), services)
                 tasks.create_task(one.run(), name="agent")
             if with_controller:
                 tasks.create_task(_controller(settings, services), name="controller")
@@ -65,9 +66,7 @@ def _run(flags: options.Options, *, with_agent: bool, with_controller: bool) -> 
 
 
 @asynccontextmanager
-async def _services(
-    settings: options.DaemonSettings, on_ready: Callable[[], None]
-) -> AsyncIterator[AgentServices]:
+async def _services(settings: DaemonSettings, on_ready: Callable[[], None]) -> AsyncIterator[AgentServices]:
     """What both halves share: connections, health checks, metrics and their endpoint."""
     async with AsyncExitStack() as stack:
         health, registry = HealthChecks(), CollectorRegistry()
@@ -83,7 +82,7 @@ async def _services(
         )
 
 
-async def _controller(settings: options.DaemonSettings, services: AgentServices) -> None:
+async def _controller(settings: DaemonSettings, services: AgentServices) -> None:
     await run_controller(
         ControllerSettings(hostname=settings.hostname),
         ControllerServices(services.store, services.kube, services.health, services.registry),

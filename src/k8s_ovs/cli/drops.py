@@ -8,6 +8,7 @@ import click
 from k8s_ovs.agent.drops import DropCounter, read_drops
 from k8s_ovs.agent.settings import SwitchSettings
 from k8s_ovs.cli import options
+from k8s_ovs.cli.settings import switch_from
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
 
 
@@ -17,7 +18,7 @@ from k8s_ovs.dataplane.openflow import OfctlFlowTable
 @click.option("--all", "everything", is_flag=True, help="Also the drops that have counted nothing.")
 def drops(output: str, everything: bool, **flags: object) -> None:
     """Show where this host's bridge drops packets, and why."""
-    settings: SwitchSettings = options.switch_from(dict(flags))
+    settings: SwitchSettings = switch_from(dict(flags))
     counted = asyncio.run(read_drops(OfctlFlowTable(settings.management)))
     shown = {counter: packets for counter, packets in counted.items() if packets or everything}
     if output == "json":

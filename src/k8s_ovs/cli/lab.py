@@ -4,9 +4,9 @@ The group itself. A command's module is imported when the command is used: the a
 nor `lab exec` for the matrix.
 """
 
-from importlib import import_module
-
 import click
+
+from k8s_ovs.cli.lazy import LazyGroup
 
 _COMMANDS = {
     "up": "lab_basic:up",
@@ -19,20 +19,6 @@ _COMMANDS = {
 }
 
 
-class _LazyGroup(click.Group):
-    """A group whose commands are in other modules."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module, _, name = _COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(f"k8s_ovs.cli.{module}"), name)
-        return command
-
-
-@click.group(cls=_LazyGroup)
+@click.group(cls=LazyGroup, commands_in=_COMMANDS)
 def lab() -> None:
     """A whole cluster on this machine: nodes, pods and a control plane in network namespaces."""

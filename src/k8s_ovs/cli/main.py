@@ -6,20 +6,28 @@ configuration.
 """
 
 import sys
+from importlib import import_module
 
 import click
 
 from k8s_ovs import __version__
 from k8s_ovs.cli import options
-from k8s_ovs.cli.config import init_config
-from k8s_ovs.cli.daemons import agent, controller, run_both
-from k8s_ovs.cli.drops import drops
-from k8s_ovs.cli.lab import lab
-from k8s_ovs.cli.uninstall import uninstall
+from k8s_ovs.cli.lazy import LazyGroup
 from k8s_ovs.errors import ConfigError, K8sOvsError
+
+_COMMANDS = {
+    "agent": "daemons:agent",
+    "controller": "daemons:controller",
+    "init-config": "config:init_config",
+    "drops": "drops:drops",
+    "uninstall": "uninstall:uninstall",
+    "lab": "lab:lab",
+}
 
 
 @click.group(
+    cls=LazyGroup,
+    commands_in=_COMMANDS,
     invoke_without_command=True,
     context_settings=options.CONTEXT,
 )
@@ -36,15 +44,8 @@ def cli(context: click.Context, /, **flags: object) -> None:
     Without a command: agent and controller in one process.
     """
     if context.invoked_subcommand is None:
+        run_both = import_module("k8s_ovs.cli.daemons").run_both
         run_both(dict(flags))
-
-
-cli.add_command(agent)
-cli.add_command(controller)
-cli.add_command(drops)
-cli.add_command(init_config)
-cli.add_command(uninstall)
-cli.add_command(lab)
 
 
 def main() -> None:

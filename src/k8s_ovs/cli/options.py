@@ -1,24 +1,15 @@
-"""Flags that several commands share, and the records of settings made from them.
+"""Flags that several commands share; `settings` makes records from them.
 
-Every flag can be given as an environment variable too: K8S_OVS_ and the flag's name in capitals.
+Every flag can be given as an environment variable too: K8S_OVS_ and the flag's name in capitals. Imports nothing of the
+daemons, so that every command starts fast.
 """
 
-import os
-import socket
 from collections.abc import Callable
-from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import click
 
-from k8s_ovs.agent.settings import AgentSettings, CniSettings, SwitchSettings
-from k8s_ovs.dataplane.bridge import Datapath
-from k8s_ovs.errors import ConfigError
-from k8s_ovs.runtime.logs import LogSettings, parse_verbosity, setup_logging
-from k8s_ovs.sources.etcd.settings import EtcdSettings
-from k8s_ovs.sources.kube.credentials import KubeSettings
 from k8s_ovs.sources.records import DEFAULT_PREFIX
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -117,84 +108,3 @@ agent_options: Callable[[F], F] = _all(
         help="Seconds between comparisons with what the switch and the kernel really hold.",
     ),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class DaemonSettings:
-    """What every daemon has."""
-
-    hostname: str
-    metrics_address: str
-    etcd: EtcdSettings
-    network: str | None
-    kube: KubeSettings
-
-
-def logging_from(options: Options) -> None:
-    """Set up logging. Raises ConfigError."""
-    setup_logging(LogSettings(verbosity=parse_verbosity(options["verbosity"]), as_json=options["log_json"]))
-
-
-def etcd_from(options: Options) -> EtcdSettings:
-    """Where etcd is. Raises ConfigError for endpoints or files that cannot be used."""
-    return EtcdSettings(
-        endpoints=tuple(part.strip() for part in options["etcd_endpoints"].split(",") if part.strip()),
-        prefix=options["etcd_prefix"],
-        cafile=options["etcd_cafile"],
-        certfile=options["etcd_certfile"],
-        keyfile=options["etcd_keyfile"],
-        username=options["etcd_username"],
-        password_file=options["etcd_password_file"],
-    )
-
-
-def daemon_from(options: Options) -> DaemonSettings:
-    """What every daemon has. Raises ConfigError."""
-    hostname = options["hostname"] or socket.gethostname()
-    return DaemonSettings(
-        hostname=hostname.lower(),
-        metrics_address=options["metrics_address"],
-        etcd=etcd_from(options),
-        network=options["network"] or None,
-        kube=KubeSettings(kubeconfig=options["kubeconfig"], environ=dict(os.environ)),
-    )
-
-
-def agent_from(options: Options, hostname: str) -> AgentSettings:
-    """What only the agent has."""
-    return AgentSettings(
-        hostname=hostname,
-        cni=CniSettings(
-            socket=options["cni_socket"], conf_dir=options["cni_conf_dir"], portmap=options["cni_portmap"]
-        ),
-        switch=switch_from(options),
-        node_ip=_address(options["node_ip"], "--node-ip"),
-        mtu=options["mtu"],
-        resync_period=options["resync_period"],
-    )
-
-
-def switch_from(options: Options) -> SwitchSettings:
-    """Where Open vSwitch is."""
-    return SwitchSettings(
-        rundir=options["ovs_rundir"],
-        bridge=options["bridge"],
-        datapath=cast("Datapath | None", options.get("datapath")),
-    )
-
-
-def _address(text: str | None, what: str) -> IPv4Address | None:
-    if not text:
-        return None
-    try:
-        return IPv4Address(text)
-    except AddressValueError as err:
-        raise ConfigError(f"{what}: {err}", remedy="give one IPv4 address") from err
-
-
-def addresses_from(text: str, what: str) -> list[IPv4Address]:
-    """IPv4 addresses separated by commas. Raises ConfigError."""
-    try:
-        return [IPv4Address(part.strip()) for part in text.split(",") if part.strip()]
-    except AddressValueError as err:
-        raise ConfigError(f"{what}: {err}", remedy="give IPv4 addresses separated by commas") from err

@@ -6,6 +6,7 @@ import click
 
 from k8s_ovs.agent import conflist
 from k8s_ovs.cli import options
+from k8s_ovs.cli.settings import agent_from
 from k8s_ovs.dataplane.firewall import IptablesFirewall
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
 from k8s_ovs.runtime.logs import LogSettings, setup_logging
@@ -23,7 +24,7 @@ def uninstall(**flags: object) -> None:
 
 
 async def _uninstall(flags: options.Options) -> None:
-    settings = options.agent_from(flags, "")
+    settings = agent_from(flags, "")
     if conflist.remove(settings.cni.conf_dir):
         click.echo(f"removed {settings.cni.conf_dir / conflist.CONFLIST}")
     await IptablesFirewall().remove()
