@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from fakes.labs import CLI, Lab, eventually, running_lab
-from k8s_ovs.lab.cluster import DEFAULT_BASE, Cluster
+from k8s_ovs.lab import labfile
+from k8s_ovs.lab.cluster import DEFAULT_BASE
 from k8s_ovs.lab.state import LAB_FILE, STATE_FILE
 
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd]
@@ -121,10 +122,12 @@ def test_exec_names_what_there_is_when_asked_for_what_there_is_not(bare: Lab) ->
 def test_nodes_and_outside_reach_each_other_over_the_wires(bare: Lab) -> None:
     fetch = "import urllib.request as u; print(u.urlopen('{}', timeout=5).read().decode())"
     nodes = {node["name"]: node["ip"] for node in bare.status()["nodes"]}
-    cluster = Cluster.from_json((directory(bare.name) / LAB_FILE).read_text())
+    cluster = labfile.from_json((directory(bare.name) / LAB_FILE).read_text())
     across = bare.exec("node1", "python3", "-c", fetch.format(f"http://{nodes['node2']}:10079/")).stdout
     assert across.strip() == "node2"
-    out = bare.exec("node2", "python3", "-c", fetch.format(f"http://{cluster.outside.ip}/peer")).stdout
+    out = bare.exec(
+        "node2", "python3", "-c", fetch.format(f"http://{cluster.networks.outside_host.ip}/peer")
+    ).stdout
     assert json.loads(out)["peer"] == nodes["node2"]
 
 

@@ -7,8 +7,8 @@ import pytest
 from fakes.lab_cluster import NETWORKS, cluster
 from k8s_ovs.config import Mode
 from k8s_ovs.errors import LabError
-from k8s_ovs.lab import commands, fabric, ovsnode
-from k8s_ovs.lab.cluster import Cluster, check_name, pick
+from k8s_ovs.lab import commands, fabric, labfile, ovsnode
+from k8s_ovs.lab.cluster import check_name, pick
 
 
 @pytest.mark.parametrize("name", ["lab", "a", "lab-2", "0x", "a" * 32])
@@ -41,20 +41,21 @@ def test_nodes_have_their_own_everything() -> None:
 def test_no_address_is_given_twice() -> None:
     one = cluster(node_count=64)
     one.check()
-    fixed = [one.router, one.control, one.outside, one.outside_router]
+    networks = one.networks
+    fixed = [networks.router, networks.control, networks.outside_host, networks.outside_router]
     assert len({*fixed, *(node.address for node in one.nodes)}) == 68
     assert all(node.ip in NETWORKS.underlay for node in one.nodes)
 
 
 def test_survives_the_way_through_lab_json() -> None:
     one = cluster(bare=True, shim=Path("/x/cni"), mode=Mode.SUBNET, kube_bin=Path("/opt/kube"))
-    assert Cluster.from_json(one.to_json()) == one
+    assert labfile.from_json(labfile.to_json(one)) == one
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"name": "lab"}'])
 def test_a_broken_lab_json_is_an_error_with_a_remedy(text: str) -> None:
     with pytest.raises(LabError, match="lab down"):
-        Cluster.from_json(text)
+        labfile.from_json(text)
 
 
 @pytest.mark.parametrize(

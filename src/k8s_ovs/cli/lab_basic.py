@@ -11,6 +11,7 @@ import click
 
 from k8s_ovs.cli.lab_options import Cidr, stop_on_sigterm, which_lab
 from k8s_ovs.config import Mode
+from k8s_ovs.errors import LabError
 from k8s_ovs.lab import hostcheck, lifecycle, namespaces, places
 from k8s_ovs.lab.cluster import check_name
 from k8s_ovs.lab.state import load_cluster
@@ -101,7 +102,10 @@ def exec_(name: str, base: Path, target: str, command: tuple[str, ...]) -> None:
     argv = list(command[1:] if command[0] == "--" else command)
     if not argv:
         raise click.UsageError("nothing to run: k8s-ovs lab exec node1 -- ip addr")
-    namespaces.enter(place.netns)
+    try:
+        namespaces.enter(place.netns)
+    except OSError as err:
+        raise LabError(f"{target} has gone ({err})", remedy="see `k8s-ovs lab status`") from err
     os.environ.update(place.environment)
     try:
         os.execvp(argv[0], argv)  # noqa: S606 - the command is what the user asked for

@@ -4,13 +4,11 @@ Every other module of the lab takes a `Cluster` and asks it; `lifecycle` writes 
 nothing else to find what has to be removed. Pure: no file, process or namespace is touched here.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
-from typing import Any
 
 from k8s_ovs.config import Mode, NetworkConfig
 from k8s_ovs.errors import ConfigError, LabError
@@ -116,6 +114,34 @@ class Networks:
                         remedy="give other --pod-cidr, --service-cidr or --underlay-cidr",
                     )
 
+    @property
+    def router(self) -> IPv4Interface:
+        """The fabric's address on the underlay: the nodes' default gateway."""
+        return _host(self.underlay, 1)
+
+    @property
+    def control(self) -> IPv4Interface:
+        """Where etcd and the API server listen for the nodes."""
+        return _host(self.underlay, 2)
+
+    @property
+    def outside_router(self) -> IPv4Interface:
+        """The fabric's address on the outside network."""
+        return _host(self.outside, 1)
+
+    @property
+    def outside_host(self) -> IPv4Interface:
+        """The host that stands for the rest of the world."""
+        return _host(self.outside, 10)
+
+    def node(self, index: int) -> IPv4Interface:
+        """The underlay address of a node, counted from 0."""
+        return _host(self.underlay, _FIRST_NODE + index)
+
+
+def _host(network: IPv4Network, number: int) -> IPv4Interface:
+    return IPv4Interface((network.network_address + number, network.prefixlen))
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
@@ -185,7 +211,7 @@ class Cluster:
         name = f"node{index + 1}"
         return Node(
             name=name,
-            address=self._underlay_address(_FIRST_NODE + index),
+            address=self.networks.node(index),
             directory=self.directory / "nodes" / name,
             netns=self.netns(name),
         )
@@ -206,38 +232,10 @@ class Cluster:
         """The mount file of a pod's namespace."""
         return self.netns(f"pod-{sandbox[:16]}")
 
-    def _underlay_address(self, host: int) -> IPv4Interface:
-        network = self.networks.underlay
-        return IPv4Interface((network.network_address + host, network.prefixlen))
-
-    def _outside_address(self, host: int) -> IPv4Interface:
-        network = self.networks.outside
-        return IPv4Interface((network.network_address + host, network.prefixlen))
-
-    @property
-    def router(self) -> IPv4Interface:
-        """The fabric's address on the underlay: the nodes' default gateway."""
-        return self._underlay_address(1)
-
-    @property
-    def control(self) -> IPv4Interface:
-        """Where etcd and the API server listen for the nodes."""
-        return self._underlay_address(2)
-
-    @property
-    def outside_router(self) -> IPv4Interface:
-        """The fabric's address on the outside network."""
-        return self._outside_address(1)
-
-    @property
-    def outside(self) -> IPv4Interface:
-        """The host that stands for the rest of the world."""
-        return self._outside_address(10)
-
     @property
     def etcd_endpoint(self) -> str:
         """Where nodes reach etcd."""
-        return f"http://{self.control.ip}:{ETCD_PORT}"
+        return f"http://{self.networks.control.ip}:{ETCD_PORT}"
 
     @property
     def loopback_etcd_endpoint(self) -> str:
@@ -266,62 +264,8 @@ class Cluster:
 
     @property
     def pods_dir(self) -> Path:
-        """One JSON file for each running pod, NAMESPACE_NAME.json."""
+        """One JSON file for each running pod, UID.json."""
         return self.directory / "pods"
-
-    def to_json(self) -> str:
-        """The text of lab.json."""
-        return json.dumps(
-            {
-                "name": self.name,
-                "directory": str(self.directory),
-                "nodes": self.node_count,
-                "mode": self.mode.value,
-                "networks": {
-                    what: str(getattr(self.networks, what))
-                    for what in ("pods", "services", "underlay", "outside")
-                },
-                "hostBits": self.host_bits,
-                "loopback": {"etcd": self.loopback_etcd, "api": self.loopback_api},
-                "controllers": self.controllers,
-                "bare": self.bare,
-                "shim": _text(self.shim),
-                "portmap": _text(self.portmap),
-                "kubeBin": _text(self.kube_bin),
-            },
-            indent=1,
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> "Cluster":
-        """Read lab.json. Raises LabError if it is not ours or cut off."""
-        try:
-            data: dict[str, Any] = json.loads(text)
-            return cls(
-                name=data["name"],
-                directory=Path(data["directory"]),
-                node_count=data["nodes"],
-                mode=Mode(data["mode"]),
-                networks=Networks(**{what: IPv4Network(value) for what, value in data["networks"].items()}),
-                host_bits=data["hostBits"],
-                loopback_etcd=data["loopback"]["etcd"],
-                loopback_api=data["loopback"]["api"],
-                controllers=data["controllers"],
-                bare=data["bare"],
-                shim=_path(data["shim"]),
-                portmap=_path(data["portmap"]),
-                kube_bin=_path(data["kubeBin"]),
-            )
-        except (ValueError, KeyError, TypeError) as err:
-            raise LabError(f"lab.json cannot be read ({err!r})", remedy="run `k8s-ovs lab down`") from err
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
 
 
 POD_CANDIDATES = ("10.128.0.0/14", "172.20.0.0/14", "10.64.0.0/14", "192.168.0.0/16")

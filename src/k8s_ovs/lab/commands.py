@@ -47,7 +47,7 @@ def product(*arguments: str) -> tuple[str, ...]:
 
 def etcd(cluster: Cluster) -> Command:
     """The real etcd, one member."""
-    address = cluster.control.ip
+    address = cluster.networks.control.ip
     peer = f"http://{address}:{ETCD_PORT + 1}"
     return Command(
         name="etcd",
@@ -79,7 +79,7 @@ def embedded_api(cluster: Cluster) -> Command:
             "-m",
             "k8s_ovs.lab.kubeapi",
             "--listen",
-            f"{cluster.control.ip}:{API_PORT}",
+            f"{cluster.networks.control.ip}:{API_PORT}",
             "--journal",
             str(cluster.directory / "kubeapi.journal"),
             "--service-cidr",

@@ -12,7 +12,7 @@ def prepare(cluster: Cluster) -> None:
     """Write what the processes and their clients need: keys, and every kubeconfig. Raises LabError."""
     if cluster.kube_bin is not None:
         realkube.prepare(cluster)
-    inside = f"{cluster.control.ip}:{API_PORT}"
+    inside = f"{cluster.networks.control.ip}:{API_PORT}"
     cluster.kubeconfig.write_text(kubeconfig(cluster, f"127.0.0.1:{cluster.loopback_api}", "admin"))
     cluster.control_kubeconfig.write_text(kubeconfig(cluster, inside, "controller"))
     for node in cluster.nodes:

@@ -153,7 +153,7 @@ async def _show_matrix(cluster: Cluster, stage: Stage) -> bool:
 async def _show_egress(cluster: Cluster, stage: Stage) -> bool:
     stage.title("out of the cluster: the pod is seen with its node's address")
     pod = _pod(cluster, "red/web1")
-    target = Target(str(cluster.outside.ip), matrix.OUTSIDE_PORT)
+    target = Target(str(cluster.networks.outside_host.ip), matrix.OUTSIDE_PORT)
     answers = await probes.probe_from(pod.netns, [(target, Protocol.TCP)], seconds=matrix.SECOND_SECONDS)
     answer = answers[target, Protocol.TCP]
     right = answer.seen == str(cluster.node(pod.node).ip)

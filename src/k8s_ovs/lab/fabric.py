@@ -41,13 +41,14 @@ Documentation/intro/install/userspace.rst."""
 
 def fabric_batch(cluster: Cluster) -> str:
     """`ip -batch` lines for the fabric's namespace."""
+    networks = cluster.networks
     lines = [
         "link set lo up",
         "link add underlay type bridge",
-        f"addr add {cluster.router} dev underlay",
+        f"addr add {networks.router} dev underlay",
         "link set underlay up",
         f"link add outside type veth peer name eth0 netns {cluster.netns('outside')}",
-        f"addr add {cluster.outside_router} dev outside",
+        f"addr add {networks.outside_router} dev outside",
         "link set outside up",
     ]
     for name in ("control", *(node.name for node in cluster.nodes)):
@@ -111,8 +112,8 @@ async def build(cluster: Cluster) -> None:
     await run(fabric, "ip", "-batch", "-", text=fabric_batch(cluster))
     async with asyncio.TaskGroup() as group:
         for name, address, router in (
-            ("control", cluster.control, cluster.router),
-            ("outside", cluster.outside, cluster.outside_router),
+            ("control", cluster.networks.control, cluster.networks.router),
+            ("outside", cluster.networks.outside_host, cluster.networks.outside_router),
         ):
             group.create_task(_host(cluster.netns(name), str(address), str(router.ip)), name=f"wire {name}")
         for node in cluster.nodes:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from k8s_ovs.config import Mode
 from k8s_ovs.errors import LabError
-from k8s_ovs.lab import hostcheck, namespaces, realkube, shim
+from k8s_ovs.lab import hostcheck, labfile, namespaces, realkube, shim
 from k8s_ovs.lab.cluster import (
     DEFAULT_BASE,
     OUTSIDE_CANDIDATES,
@@ -106,7 +106,7 @@ def up(options: Options, say: Say) -> Cluster:
         for directory in (cluster.logs, cluster.pods_dir, cluster.netns("x").parent):
             directory.mkdir()
         shim.install(cluster)
-        replace_file(cluster.directory / LAB_FILE, cluster.to_json())
+        replace_file(cluster.directory / LAB_FILE, labfile.to_json(cluster))
         _start_supervisor(cluster, say)
         (cluster.directory / _STARTER).unlink()
     except BaseException:

@@ -169,7 +169,7 @@ def ends_of(cluster: Cluster, pods: Iterable[places.PodPlace], vnis: Mapping[str
         End(node.name, tenancy.host(node.name), node.netns, Target(str(node.ip), NODE_PORT), node.name)
         for node in cluster.nodes
     ]
-    outside = Target(str(cluster.outside.ip), OUTSIDE_PORT)
+    outside = Target(str(cluster.networks.outside_host.ip), OUTSIDE_PORT)
     return [*found, End("outside", tenancy.outside("outside"), cluster.netns("outside"), outside, "outside")]
 
 

@@ -69,7 +69,7 @@ def uplink_batch(cluster: Cluster, node: Node) -> str:
     return (
         f"addr replace {node.address} dev {UNDERLAY_BRIDGE}\n"
         f"link set {UNDERLAY_BRIDGE} up\n"
-        f"route replace default via {cluster.router.ip}\n"
+        f"route replace default via {cluster.networks.router.ip}\n"
     )
 
 

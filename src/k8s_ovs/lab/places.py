@@ -42,7 +42,7 @@ class Place:
 def pods(cluster: Cluster) -> list[PodPlace]:
     """Every pod that has its network now, in the order of names."""
     found = []
-    for file in sorted(cluster.pods_dir.glob("*.json")):
+    for file in cluster.pods_dir.glob("*.json"):
         try:
             record = json.loads(file.read_text())
         except OSError:
@@ -58,7 +58,7 @@ def pods(cluster: Cluster) -> list[PodPlace]:
                 ports=tuple(record["ports"]),
             )
         )
-    return found
+    return sorted(found, key=lambda pod: pod.title)
 
 
 def find(cluster: Cluster, target: str) -> Place:

@@ -193,7 +193,8 @@ class PodWorker:
 
     @property
     def _file(self) -> Path:
-        return self._cluster.pods_dir / f"{self.pod.metadata.namespace}_{self.pod.metadata.name}.json"
+        """Named by the uid: a Pod's successor has the same name."""
+        return self._cluster.pods_dir / f"{self.pod.metadata.uid}.json"
 
     def _record(self, address: str, netns: Path) -> None:
         """For `lab exec` and `lab matrix`: where the Pod is."""

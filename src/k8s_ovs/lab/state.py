@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from k8s_ovs.errors import LabError
+from k8s_ovs.lab import labfile
 from k8s_ovs.lab.cluster import Cluster, check_name
 from k8s_ovs.lab.processes import ProcessId
 
@@ -101,7 +102,7 @@ def load_cluster(base: Path, name: str) -> Cluster:
     """The lab of this name. Raises LabError, naming the labs that exist."""
     directory = base / check_name(name)
     try:
-        return Cluster.from_json((directory / LAB_FILE).read_text())
+        return labfile.from_json((directory / LAB_FILE).read_text())
     except OSError as err:
         others = labs(base)
         remedy = (

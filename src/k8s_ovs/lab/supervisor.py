@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from k8s_ovs.errors import LabError
-from k8s_ovs.lab import commands, controlplane, fabric, ovsnode
+from k8s_ovs.lab import commands, controlplane, fabric, labfile, ovsnode
 from k8s_ovs.lab.cluster import API_PORT, ETCD_PORT, Cluster, Node
 from k8s_ovs.lab.commands import Command
 from k8s_ovs.lab.forward import Forwarder
@@ -93,7 +93,9 @@ class Supervisor:
                 self._start(commands.controller(self._cluster, index))
 
     def _forward(self, port: int, target: int) -> None:
-        forwarder = Forwarder(port, self._cluster.netns("control"), (str(self._cluster.control.ip), target))
+        forwarder = Forwarder(
+            port, self._cluster.netns("control"), (str(self._cluster.networks.control.ip), target)
+        )
         self._group.create_task(forwarder.run(), name=f"forward {port}")
 
     def _start(self, command: Command) -> Supervised:
@@ -158,7 +160,7 @@ def _progress_to(descriptor: int) -> Callable[[str], None]:
 
 
 async def _main(directory: Path, progress: Callable[[str], None]) -> None:
-    cluster = Cluster.from_json((directory / LAB_FILE).read_text())
+    cluster = labfile.from_json((directory / LAB_FILE).read_text())
     supervisor = Supervisor(cluster, progress)
     task = asyncio.create_task(supervisor.run(), name="supervisor")
     loop = asyncio.get_running_loop()
