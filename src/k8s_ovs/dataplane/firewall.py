@@ -45,11 +45,13 @@ def wanted_chains(network: IPv4Network, gateway: str) -> list[Chain]:
     """The chains with their rules, spelled as `iptables -S` prints them.
 
     What a pod sends out of the cluster network leaves with the node's address; what leaves through the gateway is for
-    a pod (of a Service, say) and stays as it is.
+    a pod (of a Service, say) and stays as it is. VXLAN out of the gateway is dropped: the bridge lets none of it
+    through, but the host's own DNAT (a node port, say) may turn something else into it.
     """
     outward = f"-s {network} ! -d {network} ! -o {gateway} -j MASQUERADE --random-fully"
-    forward = (f"-i {gateway} -j ACCEPT", f"-o {gateway} -j ACCEPT")
-    arriving = (f"-p udp -m udp --dport {VXLAN_PORT} -j ACCEPT", f"-i {gateway} -j ACCEPT")
+    smuggled = f"-i {gateway} -p udp -m udp --dport {VXLAN_PORT} -j DROP"
+    forward = (smuggled, f"-i {gateway} -j ACCEPT", f"-o {gateway} -j ACCEPT")
+    arriving = (smuggled, f"-p udp -m udp --dport {VXLAN_PORT} -j ACCEPT", f"-i {gateway} -j ACCEPT")
     return [
         Chain(NAT.table, NAT.name, NAT.parent, (outward,)),
         Chain(FORWARD.table, FORWARD.name, FORWARD.parent, forward),

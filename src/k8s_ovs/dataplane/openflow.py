@@ -53,6 +53,9 @@ class OfctlFlowTable:
         """
         lines = [flow.to_ofctl() for flow in flows]
         what = f"full synchronisation of {len(lines)} flows"
+        # By default the switch shows every fragment with port 0, the first one too, and matches on ports would be blind
+        # to fragmented datagrams (ovs-fields(7), "IP fragments"). The mode is lost when ovs-vswitchd restarts.
+        await self._run(("set-frags", self._target, "nx-match"), [], "fragment mode")
         printed = await self._run(("diff-flows", self._target, "/dev/stdin"), lines, what, fine=(0, 2))
         result = count_differences(printed)
         if result.added or result.deleted:

@@ -97,6 +97,15 @@ async def test_within_the_cluster_network_nothing_is_translated(site: Site) -> N
     assert site.seen_from("172.11.200.1", site.outside) == POD
 
 
+async def test_vxlan_out_of_the_pod_network_is_dropped_before_anything_is_accepted(site: Site) -> None:
+    """A node port may turn a pod's packet into VXLAN after the bridge has let it through."""
+    await site.firewall.ensure(NETWORK, "tun0")
+    for chain in ("K8S-OVS-FORWARD", "K8S-OVS-INPUT"):
+        rules = [line for line in site.rules() if line.startswith(f"-A {chain} ")]
+        assert rules[0] == f"-A {chain} -i tun0 -p udp -m udp --dport 4789 -j DROP"
+        assert any(rule.endswith("-j ACCEPT") for rule in rules[1:])
+
+
 async def test_removal_leaves_everything_as_it_was(site: Site) -> None:
     before = site.rules()
     assert await site.firewall.ensure(NETWORK, "tun0")
