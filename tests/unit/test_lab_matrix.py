@@ -6,7 +6,7 @@ from k8s_ovs.config import Mode
 from k8s_ovs.lab import forge, matrix, matrixtext
 from k8s_ovs.lab.matrix import End, Finding, Matrix
 from k8s_ovs.lab.places import PodPlace
-from k8s_ovs.lab.probes import MISS, Answer, Protocol, echo_request, is_reply
+from k8s_ovs.lab.probes import MISS, Answer, Protocol, Target, all_protocols, batches, echo_request, is_reply
 from k8s_ovs.model.tenancy import Kind
 from k8s_ovs.model.types import Vni
 
@@ -141,3 +141,13 @@ def test_a_hand_made_frame_is_addressed_as_pods_are() -> None:
     assert frame[:14] == bytes.fromhex("0a580a8004020a580a8000020800")
     assert forge.internet_checksum(frame[14:34]) == 0
     assert frame[-1:] == b"x"
+
+
+def test_many_probes_are_cut_into_batches_and_none_is_lost() -> None:
+    targets = [Target(f"10.0.0.{number}", 80) for number in range(5)]
+    wanted = {Path(f"/netns/{number}"): all_protocols(targets) for number in range(3)}
+    cut = list(batches(wanted, 7))
+    assert [sum(map(len, batch.values())) for batch in cut] == [7, 7, 7, 7, 7, 7, 3]
+    together = [(netns, probe) for batch in cut for netns, probes in batch.items() for probe in probes]
+    assert together == [(netns, probe) for netns, probes in wanted.items() for probe in probes]
+    assert list(batches({}, 7)) == []

@@ -7,9 +7,10 @@ them at once, so that a hundred pairs that are cut cost one timeout and not a hu
 import asyncio
 import json
 import os
+import resource
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +20,9 @@ from k8s_ovs.lab.forge import internet_checksum
 
 _RESEND = 0.25
 """Seconds between repeats of a datagram, which may be lost for reasons that have nothing to do with tenants."""
+_AT_ONCE = 1500
+"""Probes that run side by side."""
+_OTHER_FILES = 200
 _ECHO_REQUEST = 8
 _ECHO_REPLY = 0
 
@@ -59,7 +63,8 @@ async def probe_all(
 ) -> dict[tuple[Path, Target, Protocol], Answer]:
     """Run the probes of every namespace side by side; each has `seconds` to be answered.
 
-    Raises OSError if a namespace cannot be entered (it has gone, say).
+    Many are run in batches: each needs a socket, and thousands at once would measure how busy the machine is. Raises
+    OSError if a namespace cannot be entered (it has gone, say).
     """
     answers: dict[tuple[Path, Target, Protocol], Answer] = {}
 
@@ -67,10 +72,36 @@ async def probe_all(
         for (target, protocol), answer in (await probe_from(netns, probes, seconds=seconds)).items():
             answers[netns, target, protocol] = answer
 
-    async with asyncio.TaskGroup() as group:
-        for netns, probes in wanted.items():
-            group.create_task(source(netns, probes), name=f"probe {netns.name}")
+    for batch in batches(wanted, _room()):
+        async with asyncio.TaskGroup() as group:
+            for netns, probes in batch.items():
+                group.create_task(source(netns, probes), name=f"probe {netns.name}")
     return answers
+
+
+def batches(wanted: Mapping[Path, Sequence[Probe]], size: int) -> Iterator[dict[Path, list[Probe]]]:
+    """All probes in portions of at most `size`."""
+    batch: dict[Path, list[Probe]] = {}
+    room = size
+    for netns, probes in wanted.items():
+        for probe in probes:
+            if room == 0:
+                yield batch
+                batch, room = {}, size
+            batch.setdefault(netns, []).append(probe)
+            room -= 1
+    if batch:
+        yield batch
+
+
+def _room() -> int:
+    """How many sockets we may have at once; asks the kernel for more than the usual 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _AT_ONCE + _OTHER_FILES
+    if soft < wanted and (hard == resource.RLIM_INFINITY or hard > soft):
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(_AT_ONCE, soft - _OTHER_FILES))
 
 
 async def probe_from(netns: Path, probes: Sequence[Probe], *, seconds: float) -> dict[Probe, Answer]:
