@@ -15,7 +15,7 @@ help: ## Show the targets
 demo: .stamps/packages .stamps/venv $(SHIM) ## The main job, with real output: three nodes, two tenants, both modes
 	@$(BIN)/k8s-ovs lab demo
 
-test: .stamps/packages .stamps/venv $(SHIM) ## All tests; needs root
+test: .stamps/packages .stamps/venv .stamps/kubectl $(SHIM) ## All tests; needs root
 	@$(BIN)/python -m pytest -q
 
 check: .stamps/venv ## Lint, types, layers and the fast tests: no root, no Open vSwitch, no network
@@ -50,6 +50,10 @@ $(SHIM): src/k8s_ovs/cni/shim.c src/k8s_ovs/cni/json_scan.h
 	@test -x $(BIN)/uv || { python3 -m venv $(VENV) && $(BIN)/python -m pip install -q uv; }
 	@$(BIN)/uv pip sync -q --require-hashes requirements.lock
 	@$(BIN)/uv pip install -q --no-deps -e .
+	@mkdir -p $(@D) && touch $@
+
+.stamps/kubectl: tools/get-kubectl.py .stamps/venv
+	@$(BIN)/python tools/get-kubectl.py >/dev/null
 	@mkdir -p $(@D) && touch $@
 
 clean: ## Remove what the build made

@@ -46,6 +46,10 @@ class Runtime:
     def remove(self, sandbox: str) -> None:
         subprocess.run(["ip", "netns", "del", self.sandboxes.pop(sandbox)], check=True)
 
+    def flush(self, sandbox: str) -> None:
+        """Somebody takes the pod's address away."""
+        subprocess.run(["ip", "-n", self.sandboxes[sandbox], "addr", "flush", "dev", "eth0"], check=True)
+
     async def call(self, command: str, sandbox: str, **conf: Any) -> tuple[int, dict[str, Any]]:
         """One call of the executable: exit status and the object on its stdout."""
         netns = self.sandboxes.get(sandbox)
@@ -163,8 +167,7 @@ async def test_check_sees_what_is_wrong(runtime: Runtime) -> None:
     result = await runtime.insist("ADD", sandbox)
     status, answer = await runtime.call("CHECK", sandbox, prevResult=result)
     assert status == 0, answer
-    netns = runtime.sandboxes[sandbox]
-    subprocess.run(["ip", "-n", netns, "addr", "flush", "dev", "eth0"], check=True)
+    runtime.flush(sandbox)
     status, answer = await runtime.call("CHECK", sandbox, prevResult=result)
     assert status == 1
     assert address(result).split("/")[0] in answer["msg"] + answer.get("details", "")
