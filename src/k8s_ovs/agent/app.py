@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from k8s_ovs.agent import conflist
 from k8s_ovs.agent.drops import DropWatcher
 from k8s_ovs.agent.firewall import FirewallKeeper
-from k8s_ovs.agent.metrics import AgentMetrics, ReconcileCollector
+from k8s_ovs.agent.metrics import AgentMetrics, ReconcileCollector, StoreCollector
 from k8s_ovs.agent.pods import PodNetwork, PodParts
 from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler
 from k8s_ovs.agent.settings import AgentSettings
@@ -65,15 +65,19 @@ class Agent:
             settings.hostname,
             Plant(self._switch, flows, NetlinkHostNetwork()),
             ReconcileOptions(spec, settings.node_ip, settings.mtu, settings.resync_period),
+            source_trouble=self._store_trouble,
         )
         self._firewall = FirewallKeeper(IptablesFirewall(), spec.gateway, settings.resync_period)
-        self._pods = PodNetwork(PodParts(self._switch, NetlinkPodLinks(), self._reconciler))
+        parts = PodParts(self._switch, NetlinkPodLinks(), self._reconciler, tenant_wait=settings.tenant_wait)
+        self._pods = PodNetwork(parts)
         self._metrics = AgentMetrics(services.registry)
         self._reconciler.stats.observe_commit = self._metrics.commit_seconds.observe
         services.registry.register(ReconcileCollector(self._reconciler, self._firewall))
+        services.registry.register(StoreCollector(services.store))
         self._drops = DropWatcher(flows)
         services.registry.register(self._drops)
         self._config_trouble = "the network config has not been read yet"
+        self._watch_trouble = ""
         services.health.add_ready("network-config", lambda: self._config_trouble)
         services.health.add_ready("bridge", self._reconciler.trouble)
         services.health.add_ready("nat", self._firewall.trouble)
@@ -101,11 +105,18 @@ class Agent:
             try:
                 async for batch in self._services.store.watch():
                     backoff.reset()
+                    self._watch_trouble = ""
                     self._reconciler.post(*batch)
             except (ConfigError, SourceError) as err:
                 # Forwarding and DEL go on meanwhile; the watch tells everything again from the start.
+                self._watch_trouble = str(err)
                 log.warning("the network's records cannot be read: %s", err)
                 await asyncio.sleep(backoff.next())
+
+    def _store_trouble(self) -> str:
+        """Why nothing is heard of the cluster's records now, or ""."""
+        outage = self._services.store.outage
+        return self._config_trouble or self._watch_trouble or ("" if outage is None else str(outage))
 
     async def _network_config(self) -> NetworkConfig:
         backoff = Backoff(cap=5.0, floor=0.05)

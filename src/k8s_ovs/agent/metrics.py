@@ -6,6 +6,7 @@ from prometheus_client.registry import Collector
 
 from k8s_ovs.agent.firewall import FirewallKeeper
 from k8s_ovs.agent.reconcile import Reconciler
+from k8s_ovs.sources.store import Store
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
@@ -71,3 +72,25 @@ class ReconcileCollector(Collector):
         repairs.add_metric(["firewall"], self._firewall.repairs)
         metrics.append(repairs)
         return metrics
+
+
+class StoreCollector(Collector):
+    """Reads what the store says of itself when Prometheus asks."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def collect(self) -> list[Metric]:
+        """The values now."""
+        return [
+            GaugeMetricFamily(
+                "k8s_ovs_store_problems",
+                "Malformed records that are skipped; the log names them.",
+                value=len(self._store.problems),
+            ),
+            GaugeMetricFamily(
+                "k8s_ovs_store_outage",
+                "1 while no news of the network's records arrives.",
+                value=0 if self._store.outage is None else 1,
+            ),
+        ]

@@ -74,14 +74,26 @@ class _Submission:
 
 
 class Reconciler:
-    """Owns bridge and view of one node. `run` is its task; every other method is called from other tasks."""
+    """Owns bridge and view of one node. `run` is its task; every other method is called from other tasks.
 
-    def __init__(self, hostname: str, plant: Plant, options: ReconcileOptions) -> None:
+    `source_trouble` says why nothing is heard of the cluster's records at the moment, or "": whoever waits for them is
+    told that.
+    """
+
+    def __init__(
+        self,
+        hostname: str,
+        plant: Plant,
+        options: ReconcileOptions,
+        *,
+        source_trouble: Callable[[], str] = lambda: "",
+    ) -> None:
         self.view = NodeView(hostname, options.node_ip)
         self.stats = ReconcileStats()
         self._hostname = hostname
         self._plant = plant
         self._options = options
+        self._source_trouble = source_trouble
         self._desired = DesiredFlows()
         self._inbox: list[_Submission] = []
         self._waiting: list[_Submission] = []
@@ -162,7 +174,7 @@ class Reconciler:
         except TimeoutError:
             raise CniError(
                 TRY_AGAIN_LATER,
-                f"Namespace {namespace} has no NetID yet",
+                f"Namespace {namespace} has no NetID yet{self._why_no_news()}",
                 remedy="see that the Namespace exists and that the k8s-ovs controller runs",
             ) from None
 
@@ -260,10 +272,14 @@ class Reconciler:
     def _missing(self) -> str:
         unsynced = [source.value for source in Source if source not in self.view.state.synced]
         if unsynced:
-            return "waiting for " + ", ".join(unsynced)
+            return f"waiting for {', '.join(unsynced)}{self._why_no_news()}"
         if self.view.local is None:
             return f"no host subnet for {self._hostname} yet (is the controller running, and the Node registered?)"
         return ""
+
+    def _why_no_news(self) -> str:
+        trouble = self._source_trouble()
+        return f" ({trouble})" if trouble else ""
 
     async def _synchronise(self, reason: str) -> None:
         """Make bridge, gateway and flows as they should be, changing only what differs. Raises DataplaneError."""

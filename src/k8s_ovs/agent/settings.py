@@ -37,7 +37,8 @@ class SwitchSettings:
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """`mtu` in octets, None: the underlay's less 50; `resync_period` in seconds.
+    """`mtu` in octets, None: the underlay's less 50; `resync_period` in seconds; `tenant_wait` is how
+    many seconds an ADD waits for its Namespace's NetID.
 
     `node_ip` decides which host subnet is ours when several carry `hostname`.
     """
@@ -48,3 +49,4 @@ class AgentSettings:
     node_ip: IPv4Address | None = None
     mtu: int | None = None
     resync_period: float = 60.0
+    tenant_wait: float = 30.0

@@ -107,4 +107,11 @@ agent_options: Callable[[F], F] = _all(
         show_default=True,
         help="Seconds between comparisons with what the switch and the kernel really hold.",
     ),
+    click.option(
+        "--tenant-wait",
+        type=click.FloatRange(min=0, max=90),
+        default=30.0,
+        show_default=True,
+        help="Seconds that a new pod waits for its Namespace's NetID before the runtime is told to ask again.",
+    ),
 )

@@ -67,6 +67,7 @@ def agent_from(options: Options, hostname: str) -> AgentSettings:
         node_ip=_address(options["node_ip"], "--node-ip"),
         mtu=options["mtu"],
         resync_period=options["resync_period"],
+        tenant_wait=options["tenant_wait"],
     )
 
 

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from typing import Protocol
 
 from k8s_ovs.config import NetworkConfig
-from k8s_ovs.errors import RecordError
+from k8s_ovs.errors import RecordError, SourceError
 from k8s_ovs.model.events import Event
 from k8s_ovs.model.types import HostSubnet, NetNamespace
 
@@ -64,3 +64,7 @@ class Store(Protocol):
     @property
     def problems(self) -> Mapping[str, RecordError]:
         """The malformed records that the watch has met and that are still there, by key."""
+
+    @property
+    def outage(self) -> SourceError | None:
+        """Why the watch gets no news at the moment; None while it does, and before it has begun."""

@@ -71,7 +71,7 @@ class EtcdStore:
 
     @property
     def outage(self) -> SourceError | None:
-        """Why the watch gets no news at the moment; None while it does (or before it began)."""
+        """See Store."""
         return self._outage
 
     async def network_config(self) -> NetworkConfig | None:
