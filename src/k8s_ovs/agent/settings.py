@@ -37,9 +37,9 @@ class SwitchSettings:
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """`mtu` in octets, None: the underlay's less 50; `resync_period` in seconds; `tenant_wait` is how
-    many seconds an ADD waits for its Namespace's NetID.
+    """`mtu` in octets, None: the underlay's less 50; `resync_period` in seconds.
 
+    `tenant_wait` is how many seconds an ADD waits for its Namespace's NetID.
     `node_ip` decides which host subnet is ours when several carry `hostname`.
     """
 
