@@ -4,83 +4,23 @@ The executable is called as a container runtime calls it, beside the lab's own k
 """
 
 import asyncio
-import json
 import os
 import random
 import secrets
 import signal
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from fakes.labs import Lab, eventually, running_lab
+from fakes.runtime import Runtime, address, runtime_on
 
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(400)]
 
 NODE = "node1"
 ROUNDS = 50
-
-
-@dataclass
-class Runtime:
-    """Plays the container runtime on one node: sandboxes with a network namespace each."""
-
-    lab: Lab
-    conf: dict[str, Any]
-    node_netns: str
-    shim: Path
-    sandboxes: dict[str, str] = field(default_factory=dict)
-
-    def sandbox(self) -> str:
-        """A new sandbox with a network namespace."""
-        sandbox = secrets.token_hex(16)
-        netns = f"{self.lab.name}-{sandbox[:10]}"
-        subprocess.run(["ip", "netns", "add", netns], check=True)
-        self.sandboxes[sandbox] = netns
-        return sandbox
-
-    def remove(self, sandbox: str) -> None:
-        subprocess.run(["ip", "netns", "del", self.sandboxes.pop(sandbox)], check=True)
-
-    def flush(self, sandbox: str) -> None:
-        """Somebody takes the pod's address away."""
-        subprocess.run(["ip", "-n", self.sandboxes[sandbox], "addr", "flush", "dev", "eth0"], check=True)
-
-    async def call(self, command: str, sandbox: str, **conf: Any) -> tuple[int, dict[str, Any]]:
-        """One call of the executable: exit status and the object on its stdout."""
-        netns = self.sandboxes.get(sandbox)
-        environment = {
-            "CNI_COMMAND": command,
-            "CNI_CONTAINERID": sandbox,
-            "CNI_NETNS": f"/run/netns/{netns}" if netns else "",
-            "CNI_IFNAME": "eth0",
-            "CNI_PATH": str(self.shim.parent),
-            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=p{sandbox[:8]};"
-            f"K8S_POD_INFRA_CONTAINER_ID={sandbox};K8S_POD_UID={sandbox}",
-        }
-        process = await asyncio.create_subprocess_exec(
-            str(self.shim),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
-        out, _ = await process.communicate(json.dumps(self.conf | conf).encode())
-        return process.returncode or 0, json.loads(out) if out.strip() else {}
-
-    async def insist(self, command: str, sandbox: str) -> dict[str, Any]:
-        """Call until it succeeds, as kubelet does; only "try again later" may come between."""
-        deadline = asyncio.get_running_loop().time() + 60
-        while True:
-            status, answer = await self.call(command, sandbox)
-            if status == 0:
-                return answer
-            assert answer["code"] == 11, answer
-            assert asyncio.get_running_loop().time() < deadline, answer
-            await asyncio.sleep(0.05)
 
 
 @dataclass(frozen=True)
@@ -103,21 +43,8 @@ def footprint(lab: Lab) -> Footprint:
 
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[Runtime]:
-    with running_lab(nodes=1) as lab:
-        directory = lab.directory(NODE)
-        conflist = json.loads((directory / "net.d" / "80-k8s-ovs.conflist").read_text())
-        conf = conflist["plugins"][0] | {"name": conflist["name"], "cniVersion": conflist["cniVersion"]}
-        shim = directory.parent.parent / "cni-bin" / "k8s-ovs"
-        one = Runtime(lab, conf, NODE, shim)
-        try:
-            yield one
-        finally:
-            for sandbox in list(one.sandboxes):
-                one.remove(sandbox)
-
-
-def address(result: dict[str, Any]) -> str:
-    return str(result["ips"][0]["address"])
+    with running_lab(nodes=1) as lab, runtime_on(lab, NODE) as one:
+        yield one
 
 
 async def test_200_adds_20_at_a_time_and_as_many_deletes(runtime: Runtime) -> None:

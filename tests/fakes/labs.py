@@ -17,6 +17,18 @@ from typing import Any
 
 PYTHON = sys.executable
 CLI = str(Path(PYTHON).with_name("k8s-ovs"))
+METRICS_PORT = 9640
+"""Of every agent in its node; controller1 has the next one in `control`, and so on."""
+_GET = """
+import sys, urllib.error, urllib.request
+try:
+    with urllib.request.urlopen(sys.argv[1], timeout=5) as answer:
+        print(answer.status, answer.read().decode(), sep="\\n")
+except urllib.error.HTTPError as err:
+    print(err.code, err.read().decode(), sep="\\n")
+except OSError as err:
+    print(0, err, sep="\\n")
+"""
 
 
 class CommandFailed(AssertionError):
@@ -98,6 +110,35 @@ class Lab:
                 names = [f"pod/{name}" for owner, name in pods if owner == namespace]
                 self.kubectl("wait", "-n", namespace, "--for=condition=Ready", "--timeout=60s", *names)
 
+    def delete_pods(self, namespace: str, *names: str) -> None:
+        """Delete pods and wait until they are gone."""
+        self.kubectl("delete", "pod", "-n", namespace, *names, "--wait=true", "--timeout=60s")
+
+    def log(self, process: str) -> str:
+        """The log of a process: node1-agent, controller1, …"""
+        return (Path(self.status()["directory"]) / "log" / f"{process}.log").read_text()
+
+    def get(self, place: str, path: str, port: int = METRICS_PORT) -> tuple[int, str]:
+        """HTTP GET on the loopback address of a place: status and body; status 0 if nobody listens."""
+        done = self.exec(place, PYTHON, "-I", "-S", "-c", _GET, f"http://127.0.0.1:{port}{path}", check=False)
+        status, _, body = done.stdout.partition("\n")
+        return int(status), body
+
+    def metrics(self, place: str, port: int = METRICS_PORT) -> dict[str, float]:
+        """The metrics of a daemon, by name with labels."""
+        status, body = self.get(place, "/metrics", port)
+        assert status == 200, body
+        lines = (line.rpartition(" ") for line in body.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in lines}
+
+    def controller_metrics(self) -> dict[str, float]:
+        """The metrics of the controller that leads; {} while none does."""
+        for index in range(1, len(self.status()["controllers"]) + 1):
+            metrics = self.metrics("control", METRICS_PORT + index)
+            if metrics["k8s_ovs_controller_leader"]:
+                return metrics
+        return {}
+
     def delete_namespaces(self, *namespaces: str) -> None:
         """Delete Namespaces with everything in them."""
         self.kubectl("delete", "namespace", *namespaces, "--wait=true", "--timeout=60s")
@@ -113,11 +154,12 @@ def eventually(condition: Callable[[], bool], what: str, *, seconds: float = 30)
 
 
 @contextmanager
-def running_lab(*options: str, nodes: int = 3) -> Iterator[Lab]:
-    """A lab that is up, and gone afterwards."""
+def running_lab(*options: str, nodes: int = 3, environment: Mapping[str, str] | None = None) -> Iterator[Lab]:
+    """A lab that is up, and gone afterwards. The daemons inherit `environment`: K8S_OVS_TENANT_WAIT and the like."""
     name = f"t{os.getpid() % 100000}{secrets.token_hex(2)}"
     try:
-        _run([CLI, "lab", "up", "--name", name, "--nodes", str(nodes), *options], os.environ, timeout=120)
+        command = [CLI, "lab", "up", "--name", name, "--nodes", str(nodes), *options]
+        _run(command, os.environ | (environment or {}), timeout=120)
         exports = _run([CLI, "lab", "env", "--name", name], os.environ).stdout
         yield Lab(name, dict(os.environ) | _parse(exports))
     finally:
