@@ -4,6 +4,7 @@ Every attack is followed by an honest packet on the same way: when that one has 
 the forged one will not come.
 """
 
+import json
 import select
 import subprocess
 from collections.abc import Iterator
@@ -115,6 +116,20 @@ def test_a_pod_that_really_changes_its_address_and_mac(town: Town) -> None:
         finally:
             town.lab.exec(evil, "ip", "link", "set", "eth0", "address", town.mac(evil))
             town.lab.exec(evil, "ip", "addr", "del", f"{free}/22", "dev", "eth0")
+
+
+@pytest.mark.parametrize("claimed", ["203.0.113.9", "own"])
+def test_the_host_does_not_route_past_the_bridge(town: Town, claimed: str) -> None:
+    """The userspace datapath leaves the kernel a copy of each packet: addressed to the veth's own MAC, it must die."""
+    evil = "hred/evil"
+    source = town.ip[evil] if claimed == "own" else claimed
+    links = json.loads(town.lab.exec("node1", "ip", "-j", "link").stdout)
+    veths = [link["address"] for link in links if link["ifname"].startswith("kovs")]
+    assert len(veths) == 3
+    for victim in ("hblue/near", "hblue/far"):
+        with town.nothing_forged_reaches(victim):
+            for veth in veths:
+                town.attack(evil, "frame", town.mac(evil), source, veth, town.ip[victim], PORT, "forged")
 
 
 def test_arp_for_a_neighbour(town: Town) -> None:

@@ -66,7 +66,7 @@ async def test_add_answers_with_the_lease_and_leaves_link_row_and_flows() -> Non
 def test_host_ifname_fits_and_follows_from_the_key() -> None:
     name = host_ifname_of(AttachmentKey(SandboxId("s" * 64), "eth0"))
     assert len(name) == 15
-    assert name.startswith("veth")
+    assert name.startswith("kovs")
     assert name != host_ifname_of(AttachmentKey(SandboxId("s" * 64), "eth1"))
 
 

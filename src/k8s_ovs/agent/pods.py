@@ -28,7 +28,7 @@ from k8s_ovs.agent.steps import Steps, whole
 from k8s_ovs.cni.codes import Code, as_cni_error
 from k8s_ovs.cni.locks import KeyedLocks
 from k8s_ovs.cni.protocol import AddResult, Request
-from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, PodLink, PodLinks, Switch
+from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, LINK_PREFIX, PodLink, PodLinks, Switch
 from k8s_ovs.errors import CniError, K8sOvsError, LinkError
 from k8s_ovs.model.types import Attachment, AttachmentKey
 
@@ -99,7 +99,7 @@ class PodParts:
 def host_ifname_of(key: AttachmentKey) -> str:
     """The host's end of an attachment's veth: 15 octets, the longest name that the kernel takes."""
     digest = hashlib.sha256(f"{key.sandbox}/{key.ifname}".encode()).hexdigest()
-    return f"veth{digest[:11]}"
+    return f"{LINK_PREFIX}{digest[:11]}"
 
 
 class PodNetwork:

@@ -19,6 +19,8 @@ Datapath = Literal["system", "netdev"]
 VXLAN_OFPORT = OfPort(1)
 GATEWAY_OFPORT = OfPort(2)
 
+LINK_PREFIX = "kovs"
+"""What the names of our veths' host ends begin with; the firewall knows them by it."""
 LINK_ALIAS_PREFIX = "k8s-ovs:"
 """By this the host ends of our veths are known: `k8s-ovs:<sandbox>/<ifname>`."""
 

@@ -1,6 +1,6 @@
 """NAT for traffic that leaves the cluster network: `IptablesFirewall` implements `bridge.Firewall` with iptables.
 
-For the agent at start and at each resync, and for uninstalling. Our rules live in three chains of our own, into which
+For the agent at start and at each resync, and for uninstalling. Our rules live in four chains of our own, into which
 one jump each leads; rules of others are never read, moved or changed. It works in the network namespace that the
 process runs in. See iptables(8), iptables-restore(8).
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from k8s_ovs.dataplane import process
+from k8s_ovs.dataplane.bridge import LINK_PREFIX
 from k8s_ovs.errors import FirewallError
 
 DEADLINE = 20.0
@@ -39,6 +40,7 @@ class Chain:
 NAT = Chain("nat", "K8S-OVS-POSTROUTING", "POSTROUTING")
 FORWARD = Chain("filter", "K8S-OVS-FORWARD", "FORWARD")
 INPUT = Chain("filter", "K8S-OVS-INPUT", "INPUT")
+PODS = Chain("raw", "K8S-OVS-PREROUTING", "PREROUTING")
 
 
 def wanted_chains(network: IPv4Network, gateway: str) -> list[Chain]:
@@ -47,6 +49,11 @@ def wanted_chains(network: IPv4Network, gateway: str) -> list[Chain]:
     What a pod sends out of the cluster network leaves with the node's address; what leaves through the gateway is for
     a pod (of a Service, say) and stays as it is. VXLAN out of the gateway is dropped: the bridge lets none of it
     through, but the host's own DNAT (a node port, say) may turn something else into it.
+
+    A pod's veth belongs to the switch. The userspace datapath reads it through a packet socket, and so the kernel sees
+    each packet as well: a pod that addresses the veth's own MAC would have it routed past the bridge. The last chain
+    drops the kernel's copies (OVS, Documentation/intro/install/userspace.rst, "Firewall Rules"). With the kernel
+    datapath nothing gets there.
     """
     outward = f"-s {network} ! -d {network} ! -o {gateway} -j MASQUERADE --random-fully"
     smuggled = f"-i {gateway} -p udp -m udp --dport {VXLAN_PORT} -j DROP"
@@ -56,6 +63,7 @@ def wanted_chains(network: IPv4Network, gateway: str) -> list[Chain]:
         Chain(NAT.table, NAT.name, NAT.parent, (outward,)),
         Chain(FORWARD.table, FORWARD.name, FORWARD.parent, forward),
         Chain(INPUT.table, INPUT.name, INPUT.parent, arriving),
+        Chain(PODS.table, PODS.name, PODS.parent, (f"-i {LINK_PREFIX}+ -j DROP",)),
     ]
 
 
@@ -74,7 +82,7 @@ class IptablesFirewall:
 
     async def remove(self) -> None:
         """See `bridge.Firewall`."""
-        script = [line for chain in (NAT, FORWARD, INPUT) for line in await self._removal(chain)]
+        script = [line for chain in (NAT, FORWARD, INPUT, PODS) for line in await self._removal(chain)]
         await self._restore(script, "removal of the NAT rules")
 
     async def _repair(self, chain: Chain) -> list[str]:

@@ -70,7 +70,10 @@ class NetlinkPodLinks:
     def _create(self, link: PodLink) -> bool:
         """Whether the pair is new."""
         with call_in(self._netns, Rtnetlink) as host:
-            return call_in(link.netns, lambda: _create_in_pod(host, link))
+            is_new = call_in(link.netns, lambda: _create_in_pod(host, link))
+        if not link.checksum_offload:
+            call_in(self._netns, lambda: _answer_no_arp(link.host_ifname))
+        return is_new
 
     def _check(self, link: PodLink) -> None:
         with call_in(self._netns, Rtnetlink) as host:
@@ -157,7 +160,7 @@ def _configure_pod_end(pod: Rtnetlink, link: PodLink) -> None:
         _tx_checksum_off(link.ifname)
     if end.mac != link.mac or end.mtu != link.mtu or not end.up:
         pod.set_link(end, LinkChange(mac=link.mac, mtu=link.mtu, up=True))
-    pod.only_address(end, _address(link))
+    pod.only_address(end, _address(link), connected=False)
     have = set(pod.routes(end))
     for route in _routes(link):
         if route not in have:
@@ -213,11 +216,14 @@ def _address(link: PodLink) -> IPv4Interface:
 
 
 def _routes(link: PodLink) -> list[Route]:
-    """Everything through the gateway.
+    """Everything through the gateway, other pods of this node too.
 
-    The cluster network has a route of its own, which stays if another network plugin takes the default route away.
+    So a pod needs one neighbour entry. The kernel's table of them (1,024 by default) is shared by all namespaces of a
+    host: with an entry for each pair of pods that talk, about thirty pods overflow it. The cluster network has a route
+    of its own, which stays if another network plugin takes the default route away.
     """
-    return [Route(to, gateway=link.gateway) for to in (link.network, ANYWHERE)]
+    to_gateway = Route(IPv4Network(link.gateway))
+    return [to_gateway, *(Route(to, gateway=link.gateway) for to in (link.network, ANYWHERE))]
 
 
 def _disable_ipv6(ifname: str) -> None:
@@ -226,6 +232,15 @@ def _disable_ipv6(ifname: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         if setting.read_text() != "1\n":
             setting.write_text("1")
+
+
+def _answer_no_arp(ifname: str) -> None:
+    """The userspace datapath leaves the kernel its copies of packets; the pod must hear the bridge's answers only.
+
+    8 is "do not reply for all local addresses" (Linux, Documentation/networking/ip-sysctl.rst).
+    """
+    with contextlib.suppress(FileNotFoundError):
+        Path(f"/proc/sys/net/ipv4/conf/{ifname}/arp_ignore").write_text("8")
 
 
 def _tx_checksum(ifname: str) -> bool:

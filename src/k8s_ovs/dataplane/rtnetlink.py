@@ -34,7 +34,8 @@ IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 VETH_INFO_PEER = 1
 IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_MODE_NONE = 8, 1
 SKIP_STATISTICS = 0x8
-IFA_ADDRESS, IFA_LOCAL = 1, 2
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+IFA_F_PERMANENT, IFA_F_NOPREFIXROUTE = 0x80, 0x200
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 7, 15
 RT_TABLE_MAIN, RTN_UNICAST = 254, 1
 RTPROT_ANY = 0
@@ -172,9 +173,10 @@ class Rtnetlink:
         answers = self._netlink.request(GETADDR, payload, nl.F_DUMP, what="addresses")
         return [_address(answer) for answer in answers]
 
-    def only_address(self, link: Link, wanted: IPv4Interface) -> bool:
+    def only_address(self, link: Link, wanted: IPv4Interface, *, connected: bool = True) -> bool:
         """Make `wanted` the only address of `link`. Whether it was not.
 
+        `connected` False leaves out the route to the address's own subnet that the kernel would add.
         Deletes first: an address goes away together with an older one of its subnet (unless the sysctl
         promote_secondaries is set), and the routes through it too.
         """
@@ -187,7 +189,10 @@ class Rtnetlink:
             except LinkError as error:
                 if error.errno != errno.EADDRNOTAVAIL:
                     raise
-        self._change_address(NEWADDR, nl.F_CREATE | nl.F_REPLACE, link, wanted)
+        flags = nl.F_CREATE | nl.F_REPLACE
+        self._change_address(
+            NEWADDR, flags, link, wanted, IFA_F_PERMANENT if connected else IFA_F_NOPREFIXROUTE
+        )
         return True
 
     def routes(self, link: Link) -> list[Route]:
@@ -209,9 +214,12 @@ class Rtnetlink:
         payload = _route_payload(link, route, RTPROT_ANY, SCOPE_ANY)
         self._netlink.request(DELROUTE, payload, what=f"route {route.to} through {link.name}: delete")
 
-    def _change_address(self, kind: int, flags: int, link: Link, address: IPv4Interface) -> None:
+    def _change_address(
+        self, kind: int, flags: int, link: Link, address: IPv4Interface, address_flags: int = 0
+    ) -> None:
         payload = IFADDR.pack(AF_INET, address.network.prefixlen, 0, SCOPE_GLOBAL, link.index)
         payload += nl.attr(IFA_LOCAL, address.ip.packed) + nl.attr(IFA_ADDRESS, address.ip.packed)
+        payload += nl.u32(IFA_FLAGS, address_flags)
         verb = "add" if kind == NEWADDR else "delete"
         self._netlink.request(kind, payload, flags, what=f"address {address} of {link.name}: {verb}")
 

@@ -22,9 +22,6 @@ _ROUTER = (*_QUIET, ("net.ipv4.ip_forward", "1"), ("net.ipv4.conf.all.rp_filter"
 
 _NODE = (
     *_QUIET,
-    # The userspace datapath reads eth0 and the pods' veths through packet sockets, so the kernel sees each packet
-    # too. It must answer no ARP there (8: for no address at all): the bridge does.
-    ("net.ipv4.conf.default.arp_ignore", "8"),
     ("net.ipv4.conf.all.rp_filter", "0"),
     ("net.ipv4.conf.default.rp_filter", "0"),
 )
@@ -32,11 +29,10 @@ _NODE = (
 _NODE_RULES = """\
 *raw
 -A PREROUTING -i eth0 -j DROP
--A PREROUTING -i veth+ -j DROP
 COMMIT
 """
-"""The kernel's copies of packets that belong to the userspace datapath; see "Firewall Rules" in OVS's
-Documentation/intro/install/userspace.rst."""
+"""The kernel's copies of what the userspace datapath reads from eth0; the agent cares for the pods' veths. See
+"Firewall Rules" in OVS's Documentation/intro/install/userspace.rst."""
 
 
 def fabric_batch(cluster: Cluster) -> str:

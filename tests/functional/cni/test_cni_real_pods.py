@@ -100,7 +100,7 @@ class Node:
         return [link["ifname"] for link in json.loads(shown or "[]")]
 
     def ports(self) -> list[str]:
-        return [name for name in self.ovs.vsctl("list-ports", "br0").split() if name.startswith("veth")]
+        return [name for name in self.ovs.vsctl("list-ports", "br0").split() if name.startswith("kovs")]
 
     def clean(self) -> bool:
         return not (self.veths() or self.ports() or self.installer.confirmed)

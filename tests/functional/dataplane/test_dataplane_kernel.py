@@ -81,7 +81,7 @@ async def test_a_pod_link_as_others_see_it(host: str, pod: str) -> None:
     assert there.get_attr("IFLA_LINK") == here["index"]
     assert addresses(pod, "eth0") == {f"{link.address}/22"}
     assert routes(pod) == {
-        ("172.11.4.0/22", None, str(link.address)),
+        ("172.11.4.1/32", None, None),
         ("172.11.0.0/16", "172.11.4.1", None),
         ("0.0.0.0/0", "172.11.4.1", None),
     }
@@ -152,7 +152,7 @@ async def test_what_fails_leaves_nothing(host: str, pod: str) -> None:
     links = NetlinkPodLinks(netns=netns_path(host))
     for broken in (
         {"mtu": 70000},
-        {"gateway": gateway_spec().address + 5000},
+        {"mac": "01:00:5e:00:00:01"},
         {"ifname": "far-too-long-a-name"},
     ):
         with pytest.raises(LinkError):

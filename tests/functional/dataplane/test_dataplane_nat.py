@@ -107,6 +107,7 @@ async def test_vxlan_out_of_the_pod_network_is_dropped_before_anything_is_accept
 
 
 async def test_removal_leaves_everything_as_it_was(site: Site) -> None:
+    site.on_node(*IPTABLES, "-t", "raw", "-A", "PREROUTING", "-i", "other+", "-j", "ACCEPT")
     before = site.rules()
     assert await site.firewall.ensure(NETWORK, "tun0")
     assert site.rules() != before
