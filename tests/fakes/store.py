@@ -130,7 +130,7 @@ class FakeStore:
             for revision, writes in news:
                 done = revision
                 events = ledger.apply(writes.items())
-                if events:
+                if any(map(self.keys.owns, writes)):
                     yield events
             if not news:
                 await moved.wait()

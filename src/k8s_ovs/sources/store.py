@@ -58,7 +58,8 @@ class Store(Protocol):
         Synced(NET_NAMESPACES); then what changes, one batch a revision. Outages, compaction and restarts of the server
         are survived inside: nothing is lost, nothing is told twice, and after a re-read only the differences are told
         (with Gone for what vanished meanwhile). Malformed records are skipped and listed in `problems`; a record that
-        becomes malformed is told as neither Set nor Gone: what was known stays.
+        becomes malformed is told as neither Set nor Gone: what was known stays. A batch of nothing else is empty, so
+        that whoever reports `problems` learns of it.
         """
 
     @property

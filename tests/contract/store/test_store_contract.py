@@ -185,6 +185,22 @@ async def test_a_record_that_becomes_malformed_keeps_what_was_known(world: World
         assert world.store.problems == {}
 
 
+async def test_a_malformed_record_alone_wakes_every_watch(world: World) -> None:
+    key = world.keys.namespace("never")
+    async with watching(world.store) as one, watching(world.store) as two:
+        await one.until_synced()
+        await two.until_synced()
+        world.put(key, "[]")
+        for seen in (one, two):
+            await seen.until(lambda seen=seen: len(seen.batches) == 2, "a batch")
+            assert list(world.store.problems) == [key]
+        world.delete(key)
+        for seen in (one, two):
+            await seen.until(lambda seen=seen: len(seen.batches) == 3, "another batch")
+            assert seen.events == []
+        assert world.store.problems == {}
+
+
 async def test_a_malformed_record_that_goes_away_is_no_problem_any_more(world: World) -> None:
     key, never = world.keys.namespace("red"), world.keys.namespace("never")
     world.put(key, '{"NetName":"red","NetID":10}')

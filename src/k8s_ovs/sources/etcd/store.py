@@ -155,7 +155,8 @@ class EtcdStore:
                     async for news in source:
                         self._recovered()
                         delays = _delays()
-                        if events := teller.events(news):
+                        events = teller.events(news)
+                        if events is not None:
                             yield events
             except EtcdCompacted as err:
                 logger.info("%s: reading all records anew", err)
@@ -196,23 +197,27 @@ class _Teller:
     def __init__(self, client: EtcdClient, keys: Keys, problems: dict[str, RecordError]) -> None:
         self.watch = RangeWatch(client, keys.root)
         self.synced = False
+        self._keys = keys
         self._ledger = Ledger(keys, problems)
         self._problems = problems
 
-    def events(self, news: Listing | Batch) -> list[Event]:
-        """What there is to tell about `news`; may be nothing."""
+    def events(self, news: Listing | Batch) -> list[Event] | None:
+        """What there is to tell about `news`, empty if only malformed records came or went; None: nothing at all."""
         before = dict(self._problems)
         if isinstance(news, Batch):
             events = self._ledger.apply(news.changes)
+            # Whether `problems` changed would not do: two watches of one store share them.
+            silent = not any(self._keys.owns(key) for key, _ in news.changes)
         else:
             events = self._ledger.replace(news.entries)
+            silent = not events and self._problems.keys() == before.keys()
             if not self.synced:
                 self.synced = True
                 events += [Synced(Source.HOST_SUBNETS), Synced(Source.NET_NAMESPACES)]
         for key, problem in self._problems.items():
             if str(before.get(key)) != str(problem):
                 logger.warning("malformed record skipped: %s", problem)
-        return events
+        return None if silent and not events else events
 
 
 def _delays() -> Iterator[float]:
