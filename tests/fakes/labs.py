@@ -128,7 +128,7 @@ class Lab:
         """The metrics of a daemon, by name with labels."""
         status, body = self.get(place, "/metrics", port)
         assert status == 200, body
-        lines = (line.rpartition(" ") for line in body.splitlines() if not line.startswith("#"))
+        lines = (line.rpartition(" ") for line in body.splitlines() if line and line[0] != "#")
         return {name: float(value) for name, _, value in lines}
 
     def controller_metrics(self) -> dict[str, float]:
