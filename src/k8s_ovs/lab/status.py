@@ -57,7 +57,7 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class LabStatus:
-    """The whole lab."""
+    """The whole lab. `problems` are the malformed records in etcd."""
 
     name: str
     phase: str
@@ -70,6 +70,7 @@ class LabStatus:
     controllers: list[Process]
     nodes: list[NodeStatus]
     pods: list[dict[str, str]]
+    problems: list[str]
 
     def to_json(self) -> dict[str, object]:
         """As plain data."""
@@ -108,6 +109,9 @@ async def read(cluster: Cluster) -> LabStatus:
             for node, bridge in zip(cluster.nodes, bridges, strict=True)
         ],
         pods=[_pod(pod) for pod in pods(cluster)],
+        problems=[]
+        if snapshot is None
+        else [str(snapshot.problems[key]) for key in sorted(snapshot.problems)],
     )
 
 
@@ -190,6 +194,8 @@ def render(status: LabStatus) -> str:
             (f"{pod['namespace']}/{pod['name']}", pod["node"], pod["address"]) for pod in status.pods
         ]
         lines += ["", *table(pod_rows)]
+    if status.problems:
+        lines += ["", "MALFORMED RECORDS", *status.problems]
     return "\n".join(lines)
 
 
