@@ -2,7 +2,7 @@
 
 These fakes judge: they refuse what the real switch, kernel and iptables refuse, and tests/contract/dataplane runs the
 same tests against both. `fail_next("add_port", OvsdbError("…"))` makes one call fail; what a call refuses or fails at
-has no effect.
+has no effect. `hold("commit")` makes calls wait until the event that it returns is set.
 
     links = FakePodLinks(namespaces={"/run/netns/a"})
     switch = FakeSwitch(links)          # knows the devices that links has made; or FakeSwitch(devices={"veth1"})
@@ -43,6 +43,7 @@ class Faulty:
 
     def __init__(self) -> None:
         self._faults: defaultdict[str, deque[Exception]] = defaultdict(deque)
+        self._gates: dict[str, asyncio.Event] = {}
         self.calls: list[str] = []
 
     def fail_next(self, method: str, error: Exception, times: int = 1) -> None:
@@ -50,9 +51,16 @@ class Faulty:
         assert callable(getattr(self, method)), method
         self._faults[method].extend([error] * times)
 
+    def hold(self, method: str) -> asyncio.Event:
+        """Let calls of `method` wait until the event is set."""
+        assert callable(getattr(self, method)), method
+        return self._gates.setdefault(method, asyncio.Event())
+
     async def _enter(self, method: str) -> None:
         await asyncio.sleep(0)
         self.calls.append(method)
+        if method in self._gates:
+            await self._gates[method].wait()
         if self._faults[method]:
             raise self._faults[method].popleft()
 
@@ -81,6 +89,11 @@ class FakeSwitch(Faulty):
         if self._datapath is None:
             raise OvsdbError("the datapath is not known before the bridge is made")
         return self._datapath
+
+    async def run(self) -> None:
+        """Follow the database: there is none."""
+        await self._enter("run")
+        await asyncio.Event().wait()
 
     async def connected(self) -> None:
         await self._enter("connected")
@@ -183,6 +196,9 @@ class FakeFlowTable(Faulty):
     def __init__(self) -> None:
         super().__init__()
         self.groups: set[int] = set()
+        self.bundles: list[list[str]] = []
+        """The commits that were taken, as lines for ovs-ofctl."""
+        self.replaced: list[SyncResult] = []
         self._flows: dict[tuple[int, str], FlowStats] = {}
 
     async def commit(self, mods: Sequence[FlowMod]) -> None:
@@ -198,9 +214,15 @@ class FakeFlowTable(Faulty):
             else:
                 raise OpenFlowError(f"bundle: unknown command {command!r} in {mod.to_ofctl()!r}")
         self._flows = flows
+        self.bundles.append([mod.to_ofctl() for mod in mods])
 
     async def replace(self, flows: Iterable[Flow]) -> SyncResult:
         await self._enter("replace")
+        self.replaced.append(self.load(flows))
+        return self.replaced[-1]
+
+    def load(self, flows: Iterable[Flow]) -> SyncResult:
+        """Hold exactly `flows` from now on, without anybody's call."""
         wanted = {_identity(flow): flow for flow in map(self._read, (flow.to_ofctl() for flow in flows))}
         changed = {
             identity: flow
@@ -215,6 +237,10 @@ class FakeFlowTable(Faulty):
     async def dump(self, cookie: int = 0, mask: int = 0) -> list[FlowStats]:
         await self._enter("dump")
         return [flow for flow in self._flows.values() if flow.cookie & mask == cookie & mask]
+
+    def content(self) -> dict[tuple[int, str], tuple[int, str]]:
+        """What the tables hold, without the counters: (table, priority and match) to (cookie, actions)."""
+        return {identity: _meaning(flow) for identity, flow in self._flows.items()}
 
     def clear(self) -> None:
         """The switch has lost its flows, as it does when ovs-vswitchd restarts."""

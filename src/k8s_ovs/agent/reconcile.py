@@ -1,76 +1,40 @@
 """The one task that owns the bridge: events in, one atomic bundle per commit out.
 
 Sources and the CNI server hand it events (`submit`, `install`, `withdraw`) and await the commit that contains them.
-Events that arrive while a commit is under way share the next one. A full synchronisation, which compares with what the
-switch really holds and sends the difference only, runs at start, after a failed commit, when the switch says that it
-may have changed, and once a period.
+Events that arrive while a commit is under way share the next one. A full synchronisation, which reads the leases anew,
+compares with what the switch really holds and sends the difference only, runs at start, after a failed commit, when
+the switch says that it may have changed, when this node's own subnet is another, and once a period.
 
-Nothing is sent before every source has synced: until then the switch keeps the flows of the agent's previous life, and
-traffic goes on. This module never talks to etcd or Kubernetes and never allocates anything.
+Nothing is sent before every source has synced, nor while this node has no subnet: until then the switch keeps the
+flows that it has, and traffic goes on. This module never talks to etcd or Kubernetes and never allocates anything.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address
-from time import monotonic
+from collections.abc import Callable, Iterable, Mapping, Set
 
+from k8s_ovs.agent.inbox import Inbox
 from k8s_ovs.agent.pods import NodeNetwork
-from k8s_ovs.config import VXLAN_OVERHEAD
-from k8s_ovs.dataplane.bridge import BridgeSpec, FlowTable, GatewaySpec, HostNetwork, Switch
+from k8s_ovs.agent.schedule import SyncSchedule
+from k8s_ovs.agent.writer import (
+    RETRY_FIRST,
+    RETRY_MOST,
+    BridgeWriter,
+    Plant,
+    ReconcileOptions,
+    ReconcileStats,
+)
 from k8s_ovs.errors import CniError, DataplaneError
-from k8s_ovs.flows.diff import FlowMod
-from k8s_ovs.flows.pipeline import DesiredFlows
 from k8s_ovs.model.events import AttachmentGone, AttachmentSet, Event, Source, Synced
-from k8s_ovs.model.types import Attachment, AttachmentKey, mac_of
+from k8s_ovs.model.types import Attachment, AttachmentKey
 from k8s_ovs.model.view import LocalHost, NodeView, ViewKey
+
+__all__ = ["Plant", "ReconcileOptions", "ReconcileStats", "Reconciler", "lease_events"]
 
 log = logging.getLogger(__name__)
 
 TRY_AGAIN_LATER = 11
 """CNI specification 1.1, section "Error": well-known error code 11."""
-
-RETRY_FIRST = 0.2
-RETRY_MOST = 10.0
-"""Seconds until a failed synchronisation is tried again: doubled from the first to the most."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReconcileOptions:
-    """What the operator chose: `mtu` of the pod network (None: the underlay's less VXLAN's 50), `resync_period` in seconds."""
-
-    bridge: BridgeSpec = field(default_factory=BridgeSpec)
-    node_ip: IPv4Address | None = None
-    mtu: int | None = None
-    resync_period: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plant:
-    """The switch and the kernel, or their fakes."""
-
-    switch: Switch
-    flows: FlowTable
-    host: HostNetwork
-
-
-@dataclass(slots=True)
-class ReconcileStats:
-    """Counters for metrics; only ever grow, but for `flows`."""
-
-    commits: int = 0
-    full_syncs: int = 0
-    failures: int = 0
-    repaired_flows: int = 0
-    flows: int = 0
-    observe_commit: Callable[[float], None] = lambda seconds: None
-
-
-@dataclass(slots=True)
-class _Submission:
-    events: Sequence[Event]
-    done: asyncio.Future[None]
 
 
 class Reconciler:
@@ -89,51 +53,45 @@ class Reconciler:
         source_trouble: Callable[[], str] = lambda: "",
     ) -> None:
         self.view = NodeView(hostname, options.node_ip)
-        self.stats = ReconcileStats()
         self._hostname = hostname
-        self._plant = plant
-        self._options = options
+        self._switch = plant.switch
+        self._writer = BridgeWriter(plant, options)
+        self.stats = self._writer.stats
+        self._schedule = SyncSchedule(options.resync_period, RETRY_FIRST, RETRY_MOST)
         self._source_trouble = source_trouble
-        self._desired = DesiredFlows()
-        self._inbox: list[_Submission] = []
-        self._waiting: list[_Submission] = []
-        self._wake = asyncio.Event()
+        self._inbox = Inbox()
         self._tenants_changed = asyncio.Condition()
         self._withdrawn: set[AttachmentKey] = set()
-        self._full_sync: str | None = "start"
-        self._retry_at: float | None = None
-        self._retry_delay = RETRY_FIRST
-        self._mtu = 0
-        self._problem = "the first synchronisation has not run yet"
+        self._local: LocalHost | None = None
+        self._served: LocalHost | None = None
+        self._problem = ""
 
     # -- called by sources, the CNI server and health checks ---------------------------------------------------------
 
     async def submit(self, *events: Event) -> None:
         """Apply events and return once the switch has confirmed what follows from them.
 
-        Before every source has synced, it waits for that. Raises DataplaneError if the commit failed (the events stay
-        applied, and a full synchronisation follows by itself).
+        Before every source has synced, it waits for that. Raises DataplaneError if the commit failed, or if this node
+        has no subnet (the events stay applied, and a full synchronisation follows by itself).
         """
-        submission = self.post(*events)
-        await submission
+        await self.post(*events)
 
     def post(self, *events: Event) -> asyncio.Future[None]:
         """Like `submit`, but returns the future of the commit instead of waiting for it."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(_retrieve)
-        self._inbox.append(_Submission(events, done))
-        self._wake.set()
-        return done
+        return self._inbox.post(events)
 
     def request_sync(self, reason: str) -> None:
-        """Ask for a full synchronisation; `reason` goes to the log."""
-        self._full_sync = self._full_sync or reason
-        self._wake.set()
+        """The switch may have changed: have a full synchronisation before anything else; `reason` goes to the log."""
+        self._writer.doubt()
+        self._schedule.request(reason, _now())
+        self._inbox.nudge()
 
     async def install(self, attachment: Attachment) -> None:
         """Install the pod's flows; returns when the switch has confirmed them. Raises DataplaneError."""
         self._withdrawn.discard(attachment.key)
-        await self.submit(AttachmentSet(attachment))
+        # A switch that was restarted meanwhile may have given the port another number, and has told us so already.
+        lease = next((row for row in self._switch.attachments() if row.key == attachment.key), attachment)
+        await self.submit(AttachmentSet(lease))
 
     async def withdraw(self, key: AttachmentKey) -> None:
         """Remove the pod's flows, and keep them away until `install` comes again.
@@ -162,8 +120,8 @@ class Reconciler:
             subnet=local.subnet,
             gateway=local.gateway,
             network=local.config.network,
-            mtu=self._mtu,
-            checksum_offload=self._plant.switch.datapath == "system",
+            mtu=self._writer.mtu,
+            checksum_offload=self._switch.datapath == "system",
         )
 
     async def wait_tenant(self, namespace: str, deadline: float) -> None:
@@ -180,7 +138,10 @@ class Reconciler:
 
     def trouble(self) -> str:
         """Why this node cannot serve yet, or "" when it can."""
-        return self._missing() or self._problem
+        reasons = "; ".join(filter(None, (self._problem, self._missing())))
+        if reasons or self._served == self.view.local:
+            return reasons
+        return "the bridge has not been synchronised yet"
 
     # -- the task ----------------------------------------------------------------------------------------------------
 
@@ -188,86 +149,92 @@ class Reconciler:
         """Own the bridge until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                await self._load_leases()
-                tasks.create_task(self._watch_switch(), name="watch-switch")
+                tasks.create_task(self._follow_switch(), name="switch")
                 tasks.create_task(self._work(), name="bridge")
         finally:
-            for submission in [*self._inbox, *self._waiting]:
-                submission.done.cancel()
+            self._inbox.close()
 
-    async def _load_leases(self) -> None:
+    async def _follow_switch(self) -> None:
+        """A switch that may have lost flows, or given other port numbers, gets a full synchronisation."""
+        changes = self._switch.changes()
         delay = RETRY_FIRST
         while True:
             try:
-                await self._plant.switch.ensure_bridge(self._options.bridge)
+                await self._writer.ensure_bridge()
                 break
             except DataplaneError as err:
                 self._problem = str(err)
                 log.warning("the switch is not usable yet: %s", err)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, RETRY_MOST)
-        leases = [AttachmentSet(attachment) for attachment in self._plant.switch.attachments()]
-        self.post(*leases, Synced(Source.ATTACHMENTS))
-
-    async def _watch_switch(self) -> None:
-        """Turn what OVSDB tells into events; a switch that may have lost flows gets a full synchronisation."""
-        async for _ in self._plant.switch.changes():
-            rows = {attachment.key: attachment for attachment in self._plant.switch.attachments()}
-            self._withdrawn &= rows.keys()
-            known = self.view.state.attachments
-            events: list[Event] = [
-                AttachmentSet(row)
-                for key, row in rows.items()
-                if key not in self._withdrawn and row.ofport is not None and known.get(key) != row
-            ]
-            events += [AttachmentGone(key) for key in known if key not in rows]
-            if events:
-                self.post(*events)
+        self._problem = ""
+        self.post(Synced(Source.ATTACHMENTS))
+        async for _ in changes:
             self.request_sync("the switch was restarted or changed")
 
     async def _work(self) -> None:
         while True:
-            await self._wait_for_work()
-            batch, self._inbox = self._inbox, []
-            mods = await self._apply(batch)
-            self._waiting += batch
-            if missing := self._missing():
-                log.debug("not synchronising yet: %s", missing)
+            # While something is missing, only news can help: what is due by time would be due again at once.
+            await self._inbox.wait(None if self._missing() else self._schedule.wait(_now()))
+            await self._apply(self._inbox.take())
+            if not self._missing():
+                await self._bring_about()
                 continue
-            waiting, self._waiting = self._waiting, []
-            try:
-                if self._full_sync is not None:
-                    await self._synchronise(self._full_sync)
-                elif mods:
-                    started = monotonic()
-                    await self._plant.flows.commit(mods)
-                    self.stats.commits += 1
-                    self.stats.observe_commit(monotonic() - started)
-            except DataplaneError as err:
-                self._failed(err, waiting)
-            else:
-                self.stats.flows = len(self._desired)
-                for submission in waiting:
-                    if not submission.done.done():
-                        submission.done.set_result(None)
+            self._writer.doubt()
+            self._schedule.request("something was missing", _now())
+            if len(self.view.state.synced) == len(Source):
+                self._inbox.fail(DataplaneError(self._missing()))
 
-    async def _wait_for_work(self) -> None:
-        due = monotonic() + self._options.resync_period if self._retry_at is None else self._retry_at
-        try:
-            async with asyncio.timeout(max(0.0, due - monotonic())):
-                await self._wake.wait()
-        except TimeoutError:
-            self._full_sync = self._full_sync or "period"
-        self._wake.clear()
-
-    async def _apply(self, batch: Sequence[_Submission]) -> list[FlowMod]:
+    async def _apply(self, events: Iterable[Event]) -> None:
         dirty: set[ViewKey] = set()
-        for submission in batch:
-            for event in submission.events:
-                dirty |= self.view.apply(event)
+        for event in events:
+            dirty |= self.view.apply(event)
+        self._writer.plan(self.view, dirty)
         async with self._tenants_changed:
             self._tenants_changed.notify_all()
-        return self._desired.update(self.view, dirty)
+
+    async def _bring_about(self) -> None:
+        """Send what is planned, fully if that is due, and answer those who wait for it."""
+        if self._local != self.view.local:
+            self._local = self.view.local
+            self._writer.doubt()
+            self._schedule.request("this node has another subnet", _now())
+        failure: DataplaneError | None = None
+        try:
+            if self._writer.certain:
+                await self._writer.commit()
+            if reason := self._schedule.due(_now()):
+                await self._synchronise(reason)
+        except DataplaneError as err:
+            failure = err
+            self.stats.failures += 1
+            self._problem = str(err)
+            self._schedule.failed(_now())
+            log.error("synchronising the bridge failed: %s", err)
+        if self._writer.certain:
+            self._inbox.confirm()
+        elif failure is not None:
+            self._inbox.fail(failure)
+
+    async def _synchronise(self, reason: str) -> None:
+        """Make bridge, flows and gateway as they should be, changing only what differs. Raises DataplaneError.
+
+        The flows come before the gateway: what the host refuses (an address that it does not have, say) must not keep
+        pods apart.
+        """
+        local = self.view.local
+        if local is None:
+            return
+        self._schedule.begin()
+        await self._writer.ensure_bridge()
+        rows = {attachment.key: attachment for attachment in self._switch.attachments()}
+        self._withdrawn &= rows.keys()
+        await self._apply(lease_events(rows, self.view.state.attachments, self._withdrawn))
+        await self._writer.replace(reason)
+        await self._writer.ensure_host(local)
+        self._served = local
+        self._problem = ""
+        self._schedule.succeeded(_now())
 
     def _missing(self) -> str:
         unsynced = [source.value for source in Source if source not in self.view.state.synced]
@@ -281,54 +248,18 @@ class Reconciler:
         trouble = self._source_trouble()
         return f" ({trouble})" if trouble else ""
 
-    async def _synchronise(self, reason: str) -> None:
-        """Make bridge, gateway and flows as they should be, changing only what differs. Raises DataplaneError."""
-        local = self.view.local
-        if local is None:
-            return
-        self._full_sync = None
-        plant = self._plant
-        await plant.switch.ensure_bridge(self._options.bridge)
-        self._mtu = self._options.mtu or await plant.host.underlay_mtu(local.host_ip) - VXLAN_OVERHEAD
-        if await plant.host.ensure_gateway(self._gateway(local)):
-            log.info("gateway %s: set to %s", self._options.bridge.gateway, local.gateway)
-        result = await plant.flows.replace(self._desired.all())
-        self.stats.full_syncs += 1
-        if result.added or result.deleted:
-            log.info(
-                "full synchronisation (%s): %d flows added, %d deleted", reason, result.added, result.deleted
-            )
-            if reason == "period":
-                self.stats.repaired_flows += result.added + result.deleted
-        self._problem = ""
-        self._retry_at = None
-        self._retry_delay = RETRY_FIRST
 
-    def _gateway(self, local: LocalHost) -> GatewaySpec:
-        return GatewaySpec(
-            ifname=self._options.bridge.gateway,
-            address=local.gateway,
-            subnet=local.subnet,
-            network=local.config.network,
-            service_network=local.config.service_network,
-            mac=mac_of(local.gateway),
-            mtu=self._mtu,
-        )
-
-    def _failed(self, err: DataplaneError, waiting: Sequence[_Submission]) -> None:
-        """Tell those who wait, and try a full synchronisation soon: nobody knows what the switch holds now."""
-        self.stats.failures += 1
-        self._full_sync = "a commit failed"
-        self._retry_at = monotonic() + self._retry_delay
-        self._retry_delay = min(2 * self._retry_delay, RETRY_MOST)
-        self._problem = str(err)
-        log.error("synchronising the bridge failed: %s", err)
-        for submission in waiting:
-            if not submission.done.done():
-                submission.done.set_exception(err)
+def lease_events(
+    rows: Mapping[AttachmentKey, Attachment],
+    known: Mapping[AttachmentKey, Attachment],
+    withdrawn: Set[AttachmentKey],
+) -> list[Event]:
+    """What leads from the attachments that are `known` to the leases in OVSDB, leaving out the withdrawn ones."""
+    wanted = {key: row for key, row in rows.items() if key not in withdrawn}
+    events: list[Event] = [AttachmentSet(row) for key, row in wanted.items() if known.get(key) != row]
+    return events + [AttachmentGone(key) for key in known if key not in wanted]
 
 
-def _retrieve(done: asyncio.Future[None]) -> None:
-    """Mark the outcome as seen: whoever posts events without waiting relies on the full synchronisation instead."""
-    if not done.cancelled():
-        done.exception()
+def _now() -> float:
+    """The loop's clock, in seconds."""
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,136 @@
+"""What reaches the bridge and the host's gateway: one bundle for what changed, or a comparison with all there is.
+
+For the reconciler, the only caller. It knows what the bridge should hold, and whether the bridge is known to hold it.
+It never decides when to write, and never retries.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from time import monotonic
+
+from k8s_ovs.config import VXLAN_OVERHEAD
+from k8s_ovs.dataplane.bridge import BridgeSpec, FlowTable, GatewaySpec, HostNetwork, Switch
+from k8s_ovs.errors import OpenFlowError
+from k8s_ovs.flows.diff import FlowMod
+from k8s_ovs.flows.pipeline import DesiredFlows
+from k8s_ovs.model.types import mac_of
+from k8s_ovs.model.view import LocalHost, NodeView, ViewKey
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST = 0.2
+RETRY_MOST = 10.0
+"""Seconds until a failed synchronisation is tried again: doubled from the first to the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileOptions:
+    """What the operator chose: `mtu` of the pod network (None: the underlay's less VXLAN's 50), `resync_period` in seconds."""
+
+    bridge: BridgeSpec = field(default_factory=BridgeSpec)
+    node_ip: IPv4Address | None = None
+    mtu: int | None = None
+    resync_period: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plant:
+    """The switch and the kernel, or their fakes."""
+
+    switch: Switch
+    flows: FlowTable
+    host: HostNetwork
+
+
+@dataclass(slots=True)
+class ReconcileStats:
+    """Counters for metrics; only ever grow, but for `flows`."""
+
+    commits: int = 0
+    full_syncs: int = 0
+    failures: int = 0
+    repaired_flows: int = 0
+    flows: int = 0
+    observe_commit: Callable[[float], None] = lambda seconds: None
+
+
+class BridgeWriter:
+    """The bridge of one node. `mtu` of the pod network is known once `ensure_host` has returned."""
+
+    def __init__(self, plant: Plant, options: ReconcileOptions) -> None:
+        self.stats = ReconcileStats()
+        self.mtu = 0
+        self._plant = plant
+        self._options = options
+        self._desired = DesiredFlows()
+        self._pending: list[FlowMod] = []
+        self._doubts = 1
+        self._settled = 0
+
+    @property
+    def certain(self) -> bool:
+        """Whether the bridge holds what was planned, but for what `commit` has still to send."""
+        return self._settled == self._doubts
+
+    def doubt(self) -> None:
+        """Nobody knows any more what the bridge holds: only `replace` makes it certain again."""
+        self._doubts += 1
+
+    def plan(self, view: NodeView, dirty: Iterable[ViewKey]) -> None:
+        """Compute anew what the dirty keys want."""
+        self._pending += self._desired.update(view, dirty)
+
+    async def ensure_bridge(self) -> None:
+        """Make the bridge and its fixed ports as they should be. Raises OvsdbError."""
+        await self._plant.switch.ensure_bridge(self._options.bridge)
+
+    async def commit(self) -> None:
+        """Send what was planned since the last time, as one bundle. Raises OpenFlowError; then all is in doubt."""
+        mods, self._pending = self._pending, []
+        if not mods:
+            return
+        started = monotonic()
+        try:
+            await self._plant.flows.commit(mods)
+        except OpenFlowError:
+            self.doubt()
+            raise
+        self.stats.commits += 1
+        self.stats.flows = len(self._desired)
+        self.stats.observe_commit(monotonic() - started)
+
+    async def replace(self, reason: str) -> None:
+        """Make the bridge hold exactly what was planned, sending the difference only. Raises OpenFlowError."""
+        doubts, self._pending = self._doubts, []
+        try:
+            result = await self._plant.flows.replace(self._desired.all())
+        except OpenFlowError:
+            self.doubt()
+            raise
+        self._settled = doubts
+        self.stats.full_syncs += 1
+        self.stats.flows = len(self._desired)
+        if result.added or result.deleted:
+            log.info(
+                "full synchronisation (%s): %d flows added, %d deleted", reason, result.added, result.deleted
+            )
+            if reason == "period":
+                self.stats.repaired_flows += result.added + result.deleted
+
+    async def ensure_host(self, local: LocalHost) -> None:
+        """Make the host's own leg in the pod network as it should be. Raises LinkError."""
+        host, gateway = self._plant.host, self._options.bridge.gateway
+        self.mtu = self._options.mtu or await host.underlay_mtu(local.host_ip) - VXLAN_OVERHEAD
+        spec = GatewaySpec(
+            ifname=gateway,
+            address=local.gateway,
+            subnet=local.subnet,
+            network=local.config.network,
+            service_network=local.config.service_network,
+            mac=mac_of(local.gateway),
+            mtu=self.mtu,
+        )
+        if await host.ensure_gateway(spec):
+            log.info("gateway %s: set to %s", gateway, local.gateway)
