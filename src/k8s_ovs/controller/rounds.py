@@ -22,6 +22,7 @@ from k8s_ovs.controller.plan import Malformed, Plan, Problem, record_problems
 from k8s_ovs.controller.subnets import plan_subnets
 from k8s_ovs.controller.tenants import plan_tenants
 from k8s_ovs.errors import ConfigError, EtcdUnavailable
+from k8s_ovs.model.alloc import SubnetAllocator, VniAllocator
 from k8s_ovs.model.types import Vni
 from k8s_ovs.sources.store import Snapshot, Store
 
@@ -83,6 +84,8 @@ class Rounds:
         self._services = services
         self._facts = facts
         self._remembered = _Remembered()
+        self._vnis = VniAllocator()
+        self._subnets: SubnetAllocator | None = None
         self._there: dict[str, set[str]] = {"subnet": set(), "vni": set()}
 
     def forget_doubts(self) -> None:
@@ -114,11 +117,15 @@ class Rounds:
     def _plan_subnets(self, snapshot: Snapshot, config: NetworkConfig) -> Plan:
         unseen = self._there["subnet"] - self._facts.nodes.keys()
         nodes = [*self._facts.nodes.values(), *(HostNode(name) for name in unseen)]
-        return plan_subnets(snapshot, nodes, config, self._remembered.subnets.values())
+        if self._subnets is None or self._subnets.config != config:
+            self._subnets = SubnetAllocator(config)
+        held = self._remembered.subnets.values()
+        return plan_subnets(snapshot, nodes, config, held, allocator=self._subnets)
 
     def _plan_tenants(self, snapshot: Snapshot, config: NetworkConfig) -> Plan:
         namespaces = self._facts.namespaces | self._there["vni"]
-        return plan_tenants(snapshot, namespaces, config, self._remembered.vnis.values())
+        held = self._remembered.vnis.values()
+        return plan_tenants(snapshot, namespaces, config, held, allocator=self._vnis)
 
     async def _carry_out(self, kind: str, plan: Plan) -> bool:
         """Whether the plan's change was made."""

@@ -41,16 +41,18 @@ def plan_subnets(
     held: Collection[IPv4Network] = (),
     *,
     limit: int = MAX_OPERATIONS,
+    allocator: SubnetAllocator | None = None,
 ) -> Plan:
     """The next change of host subnets, with at most `limit` writes.
 
     `held` are subnets that no readable record shows but that may be in use: those of records that became
-    malformed.
+    malformed. `allocator` knows where the last plan stopped, so that a subnet that was just freed is not the next to be
+    given; it goes on from there whether or not the plan is carried out.
     """
     by_name = {node.name: node for node in nodes}
     malformed = Malformed.of(snapshot).host_ips
     claims = resolve_claims(by_name, snapshot.host_subnets, config)
-    pool = _Pool.of(config, snapshot.host_subnets, held)
+    pool = _Pool.of(config, snapshot.host_subnets, held, allocator or SubnetAllocator(config))
     free = pool.free
     draft = _Draft(snapshot.host_subnets, by_name.keys(), pool)
     for name, address in claims.addresses.items():
@@ -79,10 +81,16 @@ class _Pool:
     given: set[IPv4Network] = field(default_factory=set)
 
     @classmethod
-    def of(cls, config: NetworkConfig, records: Records, held: Collection[IPv4Network]) -> "_Pool":
+    def of(
+        cls,
+        config: NetworkConfig,
+        records: Records,
+        held: Collection[IPv4Network],
+        allocator: SubnetAllocator,
+    ) -> "_Pool":
         # What is deleted in this plan counts as taken once more: agents may still send there.
         recorded = {record.subnet for record in records.values() if record.subnet is not None}
-        return cls(config, SubnetAllocator(config), recorded | set(held))
+        return cls(config, allocator, recorded | set(held))
 
     @property
     def free(self) -> int:

@@ -41,11 +41,13 @@ def plan_tenants(
     held: Collection[Vni] = (),
     *,
     limit: int = MAX_OPERATIONS,
+    allocator: VniAllocator | None = None,
 ) -> Plan:
     """The next change of net namespaces, with at most `limit` writes.
 
     `held` are VNIs that no readable record shows but that may be in use: those of records that became
-    malformed.
+    malformed. `allocator` knows where the last plan stopped, so that a VNI that was just freed is not the next to be
+    given; it goes on from there whether or not the plan is carried out.
     """
     living = set(namespaces)
     records = snapshot.net_namespaces
@@ -56,7 +58,7 @@ def plan_tenants(
     wanting: list[str] = []
     if config.mode is Mode.MULTITENANT:
         wanting = [name for name in sorted(living - malformed) if _wants_vni(records.get(name))]
-    given, problems = _give(wanting[:limit], records, taken)
+    given, problems = _give(wanting[:limit], records, taken, allocator or VniAllocator())
     batch = next_batch({**given, **dict.fromkeys(gone)}, {}, limit)
     problems += _judge(records, living, config.mode)
     return Plan(
@@ -73,10 +75,9 @@ def _wants_vni(record: NetNamespace | None) -> bool:
 
 
 def _give(
-    names: Iterable[str], records: Records, taken: set[Vni]
+    names: Iterable[str], records: Records, taken: set[Vni], allocator: VniAllocator
 ) -> tuple[Writes[str, NetNamespace], list[Problem]]:
     """A VNI for each of `names`; those that get none are problems. Adds to `taken`."""
-    allocator = VniAllocator()
     writes: Writes[str, NetNamespace] = {}
     problems = []
     for name in names:

@@ -52,7 +52,7 @@ class SubnetAllocator:
     """The host subnets of a cluster: the pod network cut into pieces of `1 << host_bits` addresses."""
 
     def __init__(self, config: NetworkConfig) -> None:
-        self._config = config
+        self.config = config
         self._next = 0
 
     def allocate(self, taken: Iterable[IPv4Network]) -> IPv4Network:
@@ -60,7 +60,7 @@ class SubnetAllocator:
 
         Raises ExhaustedError.
         """
-        config = self._config
+        config = self.config
         blocked = self._blocked(taken)
         piece = _first_gap(blocked, self._next, config.host_subnets)
         if piece is None:
@@ -77,7 +77,7 @@ class SubnetAllocator:
 
     def _blocked(self, taken: Iterable[IPv4Network]) -> list[tuple[int, int]]:
         """First and last number of the pieces that each taken subnet touches, sorted."""
-        network, bits = self._config.network, self._config.host_bits
+        network, bits = self.config.network, self.config.host_bits
         base, top = int(network.network_address), int(network.broadcast_address)
         ranges = []
         for subnet in taken:
