@@ -71,7 +71,7 @@ def test_flows_are_spelled_as_ovs_ofctl_spells_them() -> None:
     lines = {flow.to_ofctl() for flow in example_flows()}
     assert (
         "cookie=0x6b6f0003ac0b0002,table=20,priority=200,ip,in_port=3,dl_src=0a:58:ac:0b:00:02,nw_src=172.11.0.2,"
-        "actions=load:0xa->NXM_NX_REG0[0..23],load:0x2->NXM_NX_REG0[24..25],goto_table:60" in lines
+        "actions=set_field:0xa/0xffffff->reg0,set_field:0x2000000/0x3000000->reg0,goto_table:60" in lines
     )
     assert "cookie=0x6b6f80030000001e,table=20,priority=400,udp,tp_dst=4789,actions=drop" in lines
     assert "cookie=0x6b6f80010000000a,table=0,priority=300,vlan_tci=0x1000/0x1000,actions=drop" in lines
@@ -138,10 +138,10 @@ def test_of_two_that_want_the_same_flow_the_first_key_gets_it_whoever_came_first
         ends.append({flow.to_ofctl() for flow in flows.all()})
         view.claims.pop(low)
         mods = flows.update(view, [low])
-        assert all(mod.op is Op.ADD and "load:0xb->" in mod.to_ofctl() for mod in mods)
+        assert all(mod.op is Op.ADD and "set_field:0xb/0xffffff->reg" in mod.to_ofctl() for mod in mods)
         assert len(mods) == 3
     assert ends[0] == ends[1]
-    assert any("load:0xa->NXM_NX_REG1" in line for line in ends[0])
+    assert any("set_field:0xa/0xffffff->reg1" in line for line in ends[0])
 
 
 def test_the_page_is_current() -> None:

@@ -59,7 +59,8 @@ class SetField:
         field = self.bits.field
         if self.bits.mask == field.full:
             return f"set_field:{field.show(self.value)}->{field.written}"
-        return f"load:{self.value:#x}->{self.bits.nxm}" if self.value else f"load:0->{self.bits.nxm}"
+        value = field.show(self.bits.place(self.value))
+        return f"set_field:{value}{field.show_mask(self.bits.mask)}->{field.written}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Bridge:
-    """The bridge `br0` of a private switch, spoken to with OpenFlow 1.4 (the first that has bundles)."""
+    """The bridge `br0` of a private switch, spoken to with OpenFlow 1.5 as the agent does."""
 
     ovs: PrivateOvs
 
@@ -64,7 +64,7 @@ class Bridge:
         return Trace(path, [port or reserved for port, reserved in OUTPUT.findall(text)], text)
 
     def _ofctl(self, *argv: str, stdin: str | None = None) -> str:
-        return run("ovs-ofctl", "-O", "OpenFlow14", *argv, stdin=stdin)
+        return run("ovs-ofctl", "-O", "OpenFlow15", *argv, stdin=stdin)
 
 
 def _as_we_spell(line: str) -> str:

@@ -7,8 +7,11 @@ from typing import Protocol
 import pytest
 
 from fakes.clusters import Cluster, Node, Pod, network_config
+from fakes.private_ovs import PrivateOvs
 from fakes.simulator import ICMP, TCP, UDP, Outcome, Packet, Switch, arp_packet, from_tunnel, ip_packet
 from k8s_ovs.config import Mode
+from k8s_ovs.dataplane.bridge import SyncResult
+from k8s_ovs.dataplane.openflow import OfctlFlowTable
 from k8s_ovs.flows import fields as f
 from k8s_ovs.flows.diff import FlowMod
 from k8s_ovs.flows.flow import Flow
@@ -44,6 +47,7 @@ class Trace(Protocol):
 class Bridge(Protocol):
     """What conftest.py offers."""
 
+    ovs: PrivateOvs
     send: Callable[[list[FlowMod]], None]
     replace: Callable[[list[Flow]], None]
     lines: Callable[[], set[str]]
@@ -66,6 +70,15 @@ def test_the_switch_takes_every_flow_and_shows_it_as_we_spell_it(bridge: Bridge,
     flows = flows_of(cluster(mode))
     bridge.replace(flows)
     assert bridge.lines() == {flow.to_ofctl() for flow in flows}
+
+
+async def test_a_second_synchronisation_finds_nothing_to_do(bridge: Bridge) -> None:
+    """A flow that the switch spells in another way would be sent again, and counted as a repair, every time."""
+    flows = flows_of(cluster(Mode.MULTITENANT))
+    table = OfctlFlowTable(bridge.ovs.mgmt())
+    await table.replace([])
+    assert await table.replace(flows) == SyncResult(added=len(flows), deleted=0)
+    assert await table.replace(flows) == SyncResult(added=0, deleted=0)
 
 
 def test_modifications_keep_the_switch_equal_to_what_is_desired(bridge: Bridge) -> None:
