@@ -56,6 +56,10 @@ class Faulty:
         assert callable(getattr(self, method)), method
         return self._gates.setdefault(method, asyncio.Event())
 
+    def heal(self) -> None:
+        """Forget the failures that have not happened yet."""
+        self._faults.clear()
+
     async def _enter(self, method: str) -> None:
         await asyncio.sleep(0)
         self.calls.append(method)

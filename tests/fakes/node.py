@@ -9,7 +9,7 @@ Use it on a VirtualLoop (see `virtual_time`): the retries and periods are those 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -31,6 +31,9 @@ from k8s_ovs.model.events import (
 from k8s_ovs.model.types import Attachment, HostSubnet, NetNamespace, Vni
 from k8s_ovs.model.view import NodeView
 
+Content = dict[tuple[int, str], tuple[int, str]]
+"""See FakeFlowTable.content."""
+
 NAME = "node1"
 CONFIG = NetworkConfig.from_json(EXAMPLE)
 HOST_IP, OTHER_IP = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
@@ -45,6 +48,17 @@ RECORDS: tuple[Event, ...] = (
     NetNamespaceSet(WEB),
 )
 SYNCED = (Synced(Source.CONFIG), Synced(Source.HOST_SUBNETS), Synced(Source.NET_NAMESPACES))
+
+
+def flows_of(host: str, events: Iterable[Event]) -> Content:
+    """The flows of a host that has been told this, computed from scratch."""
+    view = NodeView(host)
+    for event in events:
+        view.apply(event)
+    desired, table = DesiredFlows(), FakeFlowTable()
+    desired.update(view)
+    table.load(desired.all())
+    return table.content()
 
 
 def pod(number: int) -> Attachment:
@@ -83,15 +97,9 @@ class FakeNode:
         await self.reconciler.install(lease)
         return lease
 
-    def wanted(self, *events: Event) -> dict[tuple[int, str], tuple[int, str]]:
+    def wanted(self, *events: Event) -> Content:
         """What the bridge should hold, computed from scratch from these records and the leases in OVSDB."""
-        view = NodeView(NAME)
-        for event in (*events, *map(AttachmentSet, self.switch.rows.values())):
-            view.apply(event)
-        desired, table = DesiredFlows(), FakeFlowTable()
-        desired.update(view)
-        table.load(desired.all())
-        return table.content()
+        return flows_of(NAME, [*events, *map(AttachmentSet, self.switch.rows.values())])
 
     def as_wanted(self, *more: Event) -> bool:
         """Whether the bridge holds what RECORDS, `more` and the leases ask for."""
