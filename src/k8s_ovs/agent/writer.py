@@ -6,7 +6,7 @@ It never decides when to write, and never retries.
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from time import monotonic
 
@@ -84,7 +84,7 @@ class BridgeWriter:
 
     async def ensure_bridge(self) -> None:
         """Make the bridge and its fixed ports as they should be. Raises OvsdbError."""
-        await self._plant.switch.ensure_bridge(self._options.bridge)
+        await self._plant.switch.ensure_bridge(replace(self._options.bridge, mtu=self.mtu or None))
 
     async def commit(self) -> None:
         """Send what was planned since the last time, as one bundle. Raises OpenFlowError; then all is in doubt."""
@@ -122,7 +122,10 @@ class BridgeWriter:
     async def ensure_host(self, local: LocalHost) -> None:
         """Make the host's own leg in the pod network as it should be. Raises LinkError."""
         host, gateway = self._plant.host, self._options.bridge.gateway
-        self.mtu = self._options.mtu or await host.underlay_mtu(local.host_ip) - VXLAN_OVERHEAD
+        mtu = self._options.mtu or await host.underlay_mtu(local.host_ip) - VXLAN_OVERHEAD
+        if mtu != self.mtu:
+            self.mtu = mtu
+            await self.ensure_bridge()
         spec = GatewaySpec(
             ifname=gateway,
             address=local.gateway,

@@ -27,12 +27,17 @@ LINK_ALIAS_PREFIX = "k8s-ovs:"
 
 @dataclass(frozen=True, slots=True)
 class BridgeSpec:
-    """The bridge and its two fixed ports. `datapath` None means: take what the switch offers, "system" first."""
+    """The bridge and its two fixed ports. `datapath` None means: take what the switch offers, "system" first.
+
+    `mtu` is the gateway's, in octets; None leaves it as it is. A switch that is not told sets it to the smallest of the
+    bridge's ports, anew whenever one comes or goes.
+    """
 
     name: str = "br0"
     vxlan: str = "vxlan0"
     gateway: str = "tun0"
     datapath: Datapath | None = None
+    mtu: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,13 +71,13 @@ class NetlinkPodLinks:
         """Whether the pair is new."""
         with call_in(self._netns, Rtnetlink) as host:
             is_new = call_in(link.netns, lambda: _create_in_pod(host, link))
-        if not link.checksum_offload:
-            call_in(self._netns, lambda: _answer_no_arp(link.host_ifname))
+        call_in(self._netns, lambda: _silence_kernel(link.host_ifname))
         return is_new
 
     def _check(self, link: PodLink) -> None:
         with call_in(self._netns, Rtnetlink) as host:
             call_in(link.netns, lambda: _check_in_pod(host, link))
+        call_in(self._netns, lambda: _check_silence(link.host_ifname))
 
     def _delete(self, host_ifname: str) -> None:
         with call_in(self._netns, Rtnetlink) as host:
@@ -234,13 +234,27 @@ def _disable_ipv6(ifname: str) -> None:
             setting.write_text("1")
 
 
-def _answer_no_arp(ifname: str) -> None:
-    """The userspace datapath leaves the kernel its copies of packets; the pod must hear the bridge's answers only.
+_SILENCE = {"ipv4/conf/{}/arp_ignore": "8", "ipv6/conf/{}/disable_ipv6": "1"}
+"""The userspace datapath leaves the kernel a copy of each packet. It must neither answer ARP (8: for no address at all) nor
+take IPv6, past the bridge (Linux, Documentation/networking/ip-sysctl.rst). Of IPv4, the firewall drops the copies."""
 
-    8 is "do not reply for all local addresses" (Linux, Documentation/networking/ip-sysctl.rst).
-    """
-    with contextlib.suppress(FileNotFoundError):
-        Path(f"/proc/sys/net/ipv4/conf/{ifname}/arp_ignore").write_text("8")
+
+def _silence_kernel(ifname: str) -> None:
+    for name, value in _SILENCE.items():
+        # A kernel without IPv6 has no such file.
+        with contextlib.suppress(FileNotFoundError):
+            Path("/proc/sys/net", name.format(ifname)).write_text(value)
+
+
+def _check_silence(ifname: str) -> None:
+    for name, value in _SILENCE.items():
+        with contextlib.suppress(FileNotFoundError):
+            found = Path("/proc/sys/net", name.format(ifname)).read_text().strip()
+            if found != value:
+                setting = f"net.{name.format(ifname).replace('/', '.')}"
+                raise LinkError(
+                    f"sysctl {setting} is {found}, not {value}", remedy=f"sysctl -w {setting}={value}"
+                )
 
 
 def _tx_checksum(ifname: str) -> bool:

@@ -24,7 +24,16 @@ COLUMNS: Final[Mapping[str, list[str]]] = {
     "Open_vSwitch": ["bridges", "cur_cfg", "datapath_types", "next_cfg", "other_config", "ovs_version"],
     "Bridge": ["datapath_type", "fail_mode", "name", "other_config", "ports", "protocols"],
     "Port": ["interfaces", "name"],
-    "Interface": ["error", "external_ids", "name", "ofport", "ofport_request", "options", "type"],
+    "Interface": [
+        "error",
+        "external_ids",
+        "mtu_request",
+        "name",
+        "ofport",
+        "ofport_request",
+        "options",
+        "type",
+    ],
 }
 """What the replica follows: no statistics, which would wake the agent up every five seconds."""
 
@@ -89,6 +98,8 @@ def put_bridge(replica: Replica, transaction: Transaction, spec: BridgeSpec, dat
         _write(interface, "type", port.kind)
         _write(interface, "options", {**kept, **port.options})
         _write(interface, "ofport_request", [port.ofport])
+        if port.name == spec.gateway and spec.mtu is not None:
+            _write(interface, "mtu_request", [spec.mtu])
 
 
 def drop_bridge(replica: Replica, transaction: Transaction, name: str) -> None:

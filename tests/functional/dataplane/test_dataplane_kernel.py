@@ -118,6 +118,23 @@ async def test_check_names_the_difference_and_create_repairs_it(
     await links.check(link)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("ipv4/conf/{}/arp_ignore", "8"), ("ipv6/conf/{}/disable_ipv6", "1")]
+)
+async def test_the_kernel_neither_answers_arp_nor_takes_ipv6_on_a_pods_veth(
+    host: str, pod: str, name: str, value: str
+) -> None:
+    links, link = NetlinkPodLinks(netns=netns_path(host)), pod_link(1, netns_path(pod))
+    await links.create(link)
+    setting = Path("/proc/sys/net", name.format(link.host_ifname))
+    assert run("ip", "netns", "exec", host, "cat", str(setting)) == f"{value}\n"
+    call_in(netns_path(host), lambda: setting.write_text("0"))
+    with pytest.raises(LinkError, match=rf"{setting.name} is 0, not {value}"):
+        await links.check(link)
+    await links.create(link)
+    await links.check(link)
+
+
 async def test_check_sees_offload_and_alias(host: str, pod: str) -> None:
     links, link = NetlinkPodLinks(netns=netns_path(host)), pod_link(1, netns_path(pod))
     await links.create(link)
@@ -220,6 +237,23 @@ def test_only_the_thread_changes_its_namespace(pod: str) -> None:
     assert threading.active_count() == threads
     with pytest.raises(ZeroDivisionError):
         call_in(netns_path(pod), lambda: 1 // 0)
+
+
+async def test_the_gateway_keeps_its_mtu_when_ports_come_and_go(ovs: PrivateOvs) -> None:
+    """Left alone, the switch gives an internal port the smallest MTU of the bridge, anew at every change."""
+
+    def mtu() -> int:
+        found: int = interfaces(ovs.netns)["tun0"].get_attr("IFLA_MTU")
+        return found
+
+    async with running(OvsdbSwitch(ovs.rundir)) as switch:
+        await switch.ensure_bridge(BridgeSpec(mtu=1450))
+        ovs.exec("ip", "link", "add", "small", "mtu", "1400", "type", "veth", "peer", "name", "other")
+        for change in (["add-port", "br0", "small"], ["del-port", "br0", "small"]):
+            ovs.vsctl(*change)
+            assert mtu() == 1450
+        await switch.ensure_bridge(BridgeSpec())
+        assert mtu() == 1450
 
 
 async def test_the_gateway_as_others_see_it(ovs: PrivateOvs) -> None:
