@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes.labs import Lab, eventually, running_lab
+from fakes.labs import METRICS_PORT, Lab, eventually, running_lab
 from fakes.runtime import Runtime, address, runtime_on
 
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd]
@@ -278,6 +278,26 @@ def speak(lab: Lab, pod: str, to: str) -> bool:
     """Whether a pod gets a TCP echo from `to`, within a few tries: the first packet may wait for an underlay MAC."""
     say = f"import socket; s = socket.create_connection(('{to}', 8080), 5); s.sendall(b'hi'); assert s.recv(2) == b'hi'"
     return lab.exec(pod, "python3", "-I", "-S", "-c", say, check=False).returncode == 0
+
+
+def test_a_network_config_that_somebody_spoils(small: Lab) -> None:
+    """What runs goes on; what starts, or has to plan, says why it cannot; all is well when it is mended."""
+    key = "/k8s.ovs.com/ovs/network/config"
+    cause = f"etcd key {key}: not JSON"
+    small.create_pods({("config", "a"): "node2"})
+    with malformed(small, {key: "{"}):
+        small.create_pods({("config", "b"): "node2"})
+        os.kill(small.node(NODE)["agent"]["pid"], signal.SIGKILL)
+        eventually(lambda: cause in small.get(NODE, "/readyz")[1], "the new agent to say why it waits")
+        small.create_pods({("later", "c"): NODE}, wait=False)
+        eventually(lambda: cause in events(small), "the pod's event")
+        controllers = range(METRICS_PORT + 1, METRICS_PORT + 3)
+        eventually(
+            lambda: any(cause in small.get("control", "/readyz", port)[1] for port in controllers),
+            "the controller to say it too",
+        )
+    small.kubectl("wait", "-n", "later", "--for=condition=Ready", "pod/c", "--timeout=60s")
+    small.delete_namespaces("config", "later")
 
 
 # -- etcd that cannot be reached ------------------------------------------------------------------------------------------
