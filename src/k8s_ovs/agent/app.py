@@ -10,7 +10,7 @@ Called by the CLI. It decides nothing about networks itself.
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
@@ -19,26 +19,24 @@ from k8s_ovs.agent import conflist
 from k8s_ovs.agent.drops import DropWatcher
 from k8s_ovs.agent.firewall import FirewallKeeper
 from k8s_ovs.agent.metrics import AgentMetrics, ReconcileCollector, StoreCollector
+from k8s_ovs.agent.parts import AgentParts, PodBatches
 from k8s_ovs.agent.pods import PodNetwork, PodParts
 from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler
 from k8s_ovs.agent.settings import AgentSettings
 from k8s_ovs.cni.server import CniServer
 from k8s_ovs.config import NetworkConfig
-from k8s_ovs.dataplane.firewall import IptablesFirewall
-from k8s_ovs.dataplane.hostnet import NetlinkHostNetwork
-from k8s_ovs.dataplane.links import NetlinkPodLinks
-from k8s_ovs.dataplane.openflow import OfctlFlowTable
-from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
-from k8s_ovs.errors import ConfigError, DataplaneError, SourceError
+from k8s_ovs.errors import ConfigError, K8sOvsError, SourceError
 from k8s_ovs.model.events import ConfigSet, Source, Synced
 from k8s_ovs.runtime.backoff import Backoff
 from k8s_ovs.runtime.http import HealthChecks
 from k8s_ovs.sources.kube.client import KubeClient
-from k8s_ovs.sources.kube.objects import PODS
-from k8s_ovs.sources.kube.reflector import Deleted, Reflector
+from k8s_ovs.sources.kube.reflector import Deleted
 from k8s_ovs.sources.store import Store
 
 log = logging.getLogger(__name__)
+
+LOOK_SOON, LOOK_AGAIN = 0.05, 5.0
+"""Seconds between two looks at whether this node can serve: until it has been announced, and afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,40 +51,58 @@ class AgentServices:
 
 
 class Agent:
-    """One node's agent; `run` until cancelled."""
+    """One node's agent; `run` until cancelled. `parts` are the real ones unless given."""
 
-    def __init__(self, settings: AgentSettings, services: AgentServices) -> None:
+    def __init__(
+        self, settings: AgentSettings, services: AgentServices, parts: AgentParts | None = None
+    ) -> None:
         self._settings = settings
         self._services = services
-        self._switch = OvsdbSwitch(settings.switch.rundir)
-        flows = OfctlFlowTable(settings.switch.management)
+        self._parts = parts = parts or AgentParts.real(settings, services.kube)
         spec = settings.switch.spec
         self._reconciler = Reconciler(
             settings.hostname,
-            Plant(self._switch, flows, NetlinkHostNetwork()),
+            Plant(parts.switch, parts.flows, parts.host),
             ReconcileOptions(spec, settings.node_ip, settings.mtu, settings.resync_period),
             source_trouble=self._store_trouble,
         )
-        self._firewall = FirewallKeeper(IptablesFirewall(), spec.gateway, settings.resync_period)
-        parts = PodParts(self._switch, NetlinkPodLinks(), self._reconciler, tenant_wait=settings.tenant_wait)
-        self._pods = PodNetwork(parts)
-        self._metrics = AgentMetrics(services.registry)
-        self._reconciler.stats.observe_commit = self._metrics.commit_seconds.observe
-        services.registry.register(ReconcileCollector(self._reconciler, self._firewall))
-        services.registry.register(StoreCollector(services.store))
-        self._drops = DropWatcher(flows)
-        services.registry.register(self._drops)
+        self._firewall = FirewallKeeper(parts.firewall, spec.gateway, settings.resync_period)
+        self._pods = PodNetwork(
+            PodParts(
+                parts.switch,
+                parts.links,
+                self._reconciler,
+                parts.netns_exists,
+                tenant_wait=settings.tenant_wait,
+            )
+        )
+        self._drops = DropWatcher(parts.flows)
         self._config_trouble = "the network config has not been read yet"
         self._watch_trouble = ""
-        services.health.add_ready("network-config", lambda: self._config_trouble)
-        services.health.add_ready("bridge", self._reconciler.trouble)
-        services.health.add_ready("nat", self._firewall.trouble)
+        self._conflist_trouble = "the conflist has not been written yet"
+        self._collect_due = True
+        self._attention = asyncio.Event()
+        self._metrics = AgentMetrics(services.registry)
+        self._observe()
+
+    def _observe(self) -> None:
+        """Let metrics and health checks see the parts."""
+        registry, health = self._services.registry, self._services.health
+        self._reconciler.stats.observe_commit = self._metrics.commit_seconds.observe
+        self._metrics.ready.set_function(lambda: float(not self._trouble()))
+        registry.register(ReconcileCollector(self._reconciler, self._firewall))
+        registry.register(StoreCollector(self._services.store))
+        registry.register(self._drops)
+        health.add_ready("network-config", lambda: self._config_trouble)
+        health.add_ready("bridge", self._reconciler.trouble)
+        health.add_ready("nat", self._firewall.trouble)
+        health.add_ready("conflist", lambda: self._conflist_trouble)
 
     async def run(self) -> None:
         """Serve this node. Raises ConfigError for settings that cannot work."""
         server = CniServer(self._settings.cni.socket, self._pods, observer=self._metrics.observe_cni)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._switch.run(), name="ovsdb")
+            tasks.create_task(self._parts.switch.run(), name="ovsdb")
             tasks.create_task(self._reconciler.run(), name="reconciler")
             tasks.create_task(self._feed(tasks), name="store")
             tasks.create_task(server.run(), name="cni")
@@ -98,8 +114,8 @@ class Agent:
         config = await self._network_config()
         self._reconciler.post(ConfigSet(config), Synced(Source.CONFIG))
         tasks.create_task(self._firewall.run(config.network), name="firewall")
-        if self._services.kube is not None:
-            tasks.create_task(self._watch_own_pods(self._services.kube), name="own-pods")
+        if self._parts.own_pods is not None:
+            tasks.create_task(self._watch_own_pods(self._parts.own_pods()), name="own-pods")
         backoff = Backoff(cap=5.0, floor=0.05)
         while True:
             try:
@@ -108,10 +124,10 @@ class Agent:
                     self._watch_trouble = ""
                     self._reconciler.post(*batch)
             except (ConfigError, SourceError) as err:
-                # Forwarding and DEL go on meanwhile; the watch tells everything again from the start.
+                # Forwarding and DEL go on meanwhile. A watch fails like this before it has told anything.
                 self._watch_trouble = str(err)
                 log.warning("the network's records cannot be read: %s", err)
-                await asyncio.sleep(backoff.next())
+            await asyncio.sleep(backoff.next())
 
     def _store_trouble(self) -> str:
         """Why nothing is heard of the cluster's records now, or ""."""
@@ -135,32 +151,56 @@ class Agent:
             self._config_trouble = trouble
             await asyncio.sleep(backoff.next())
 
-    async def _watch_own_pods(self, kube: KubeClient) -> None:
+    async def _watch_own_pods(self, watch: PodBatches) -> None:
         """A pod that vanished without a CNI DEL leaves a lease: look for sandboxes that are gone."""
-        reflector = Reflector(kube, PODS, field_selector=f"spec.nodeName={self._settings.hostname}")
-        async with aclosing(reflector.watch()) as batches:
+        async with aclosing(watch) as batches:
             async for batch in batches:
-                if any(isinstance(event, Deleted) for event in batch) and not self._reconciler.trouble():
-                    await self._collect()
+                if any(isinstance(event, Deleted) for event in batch):
+                    self._collect_due = True
+                    self._attention.set()
 
-    async def _collect(self) -> None:
-        """Remove what sandboxes that are gone left behind."""
-        try:
-            self._metrics.collected.inc(await self._pods.recover())
-        except DataplaneError as err:
-            log.warning("collecting what gone sandboxes left behind: %s", err)
+    def _trouble(self) -> str:
+        """Why no pod can be served now, or ""."""
+        return self._reconciler.trouble() or self._firewall.trouble()
 
     async def _announce(self) -> None:
-        """Write the conflist once the node can serve, and keep the ready gauge true."""
-        written = False
+        """Keep the conflist written and gone sandboxes collected, whenever the node can serve; say so once."""
+        announced = False
         while True:
-            ready = not (self._reconciler.trouble() or self._firewall.trouble())
-            self._metrics.ready.set(ready)
-            if ready and not written:
+            if not self._trouble():
                 await self._collect()
-                cni = self._settings.cni
-                conflist.write(cni.conf_dir, conflist.render(cni.socket, portmap=cni.portmap))
-                self._services.on_ready()
-                written = True
-                log.info("ready: serving pods of %s", self._settings.hostname)
-            await asyncio.sleep(5.0 if written else 0.05)
+                if await self._publish() and not announced:
+                    announced = True
+                    self._services.on_ready()
+                    log.info("ready: serving pods of %s", self._settings.hostname)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN if announced else LOOK_SOON):
+                    await self._attention.wait()
+            self._attention.clear()
+
+    async def _collect(self) -> None:
+        """Remove what sandboxes that are gone left behind, if any may be; again later if it fails."""
+        if not self._collect_due:
+            return
+        self._collect_due = False
+        try:
+            self._metrics.collected.inc(await self._pods.recover())
+        except K8sOvsError as err:
+            self._collect_due = True
+            log.warning("collecting what gone sandboxes left behind: %s", err)
+
+    async def _publish(self) -> bool:
+        """Have the conflist where the runtime looks for it. False, and trouble, while it cannot be written."""
+        cni = self._settings.cni
+        text = conflist.render(cni.socket, portmap=cni.portmap)
+        try:
+            if await asyncio.to_thread(conflist.write, cni.conf_dir, text):
+                log.info("wrote %s", cni.conf_dir / conflist.CONFLIST)
+            trouble = ""
+        except ConfigError as err:
+            # A full disk, say: the pods that are here go on, and new ones are served if the file is there already.
+            trouble = str(err)
+        if trouble and trouble != self._conflist_trouble:
+            log.error("%s", trouble)
+        self._conflist_trouble = trouble
+        return not trouble

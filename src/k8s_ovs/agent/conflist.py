@@ -6,6 +6,7 @@ the agent leaves it where it is: the plugin answers "try again later" meanwhile.
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from k8s_ovs.errors import ConfigError
@@ -28,7 +29,7 @@ def write(directory: Path, text: str) -> bool:
     path = directory / CONFLIST
     draft = directory / f".{CONFLIST}.new"
     try:
-        if path.exists() and path.read_text() == text:
+        if path.exists() and path.read_bytes() == text.encode():
             return False
         directory.mkdir(parents=True, exist_ok=True)
         with draft.open("w") as file:
@@ -37,7 +38,8 @@ def write(directory: Path, text: str) -> bool:
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as err:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise ConfigError(
             f"cannot write {path}: {err.strerror}",
             remedy="make the directory writable or choose --cni-conf-dir",
@@ -46,8 +48,12 @@ def write(directory: Path, text: str) -> bool:
 
 
 def remove(directory: Path) -> bool:
-    """Remove the file. False if there was none."""
+    """Remove the file. False if there was none. Raises ConfigError."""
     path = directory / CONFLIST
-    existed = path.exists()
-    path.unlink(missing_ok=True)
-    return existed
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as err:
+        raise ConfigError(f"cannot remove {path}: {err.strerror}", remedy="remove it by hand") from err
+    return True

@@ -1,6 +1,7 @@
 """Keeps the host's NAT and filter rules complete: the only caller of the Firewall, beside `uninstall`.
 
-The kernel does not tell when somebody flushes a chain, so the rules are looked at once a period.
+The kernel does not tell when somebody flushes a chain, so the rules are looked at once a period, and sooner after a
+failure.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ from ipaddress import IPv4Network
 
 from k8s_ovs.dataplane.bridge import Firewall
 from k8s_ovs.errors import FirewallError
+from k8s_ovs.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +32,20 @@ class FirewallKeeper:
     async def run(self, network: IPv4Network) -> None:
         """Keep the rules for pods of `network` until cancelled."""
         first = True
+        backoff = Backoff(base=0.5, cap=self._period, floor=min(0.1, self._period))
         while True:
             try:
                 changed = await self._firewall.ensure(network, self._gateway)
             except FirewallError as err:
+                if str(err) != self._trouble:
+                    log.error("NAT rules: %s", err)
                 self._trouble = str(err)
-                log.error("NAT rules: %s", err)
+                await asyncio.sleep(backoff.next())
             else:
                 self._trouble = ""
+                backoff.reset()
                 if changed and not first:
                     self.repairs += 1
                     log.warning("NAT rules were removed or changed behind our back, and are complete again")
                 first = False
-            await asyncio.sleep(self._period)
+                await asyncio.sleep(self._period)

@@ -1,0 +1,54 @@
+"""What an agent works on: the real switch, kernel, rules and API server, or what a test puts in their place."""
+
+import os
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from k8s_ovs.agent.settings import AgentSettings
+from k8s_ovs.dataplane.bridge import Firewall, FlowTable, HostNetwork, PodLinks, Switch
+from k8s_ovs.dataplane.firewall import IptablesFirewall
+from k8s_ovs.dataplane.hostnet import NetlinkHostNetwork
+from k8s_ovs.dataplane.links import NetlinkPodLinks
+from k8s_ovs.dataplane.openflow import OfctlFlowTable
+from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
+from k8s_ovs.sources.kube.client import KubeClient
+from k8s_ovs.sources.kube.objects import PODS, Pod
+from k8s_ovs.sources.kube.reflector import Deleted, InSync, Reflector, Upserted
+
+PodBatches = AsyncGenerator[Sequence[Upserted[Pod] | Deleted | InSync], None]
+
+
+class FollowingSwitch(Switch, Protocol):
+    """A Switch with a task of its own."""
+
+    async def run(self) -> None:
+        """Follow the database; everything else works only while this runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentParts:
+    """The parts of one node. `own_pods` tells of the Pods bound to it; None where there is no API server."""
+
+    switch: FollowingSwitch
+    flows: FlowTable
+    host: HostNetwork
+    links: PodLinks
+    firewall: Firewall
+    own_pods: Callable[[], PodBatches] | None
+    netns_exists: Callable[[str], bool] = os.path.exists
+
+    @classmethod
+    def real(cls, settings: AgentSettings, kube: KubeClient | None) -> "AgentParts":
+        """Those of the host that this process runs on."""
+        own_pods: Callable[[], PodBatches] | None = None
+        if kube is not None:
+            own_pods = Reflector(kube, PODS, field_selector=f"spec.nodeName={settings.hostname}").watch
+        return cls(
+            switch=OvsdbSwitch(settings.switch.rundir),
+            flows=OfctlFlowTable(settings.switch.management),
+            host=NetlinkHostNetwork(),
+            links=NetlinkPodLinks(),
+            firewall=IptablesFirewall(),
+            own_pods=own_pods,
+        )
