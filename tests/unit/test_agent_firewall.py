@@ -1,0 +1,67 @@
+"""The keeper of the NAT rules: once a period, sooner after a failure. Time is virtual."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Network
+
+from fakes.dataplane import FakeFirewall
+from fakes.dataplane_examples import NETWORK
+from fakes.virtual_time import virtual_time
+from k8s_ovs.agent.firewall import FirewallKeeper
+from k8s_ovs.errors import FirewallError
+
+OTHER = IPv4Network("10.0.0.0/8")
+
+
+@asynccontextmanager
+async def keeping(firewall: FakeFirewall) -> AsyncIterator[FirewallKeeper]:
+    keeper = FirewallKeeper(firewall, "tun0", 60)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(keeper.run(NETWORK))
+        await asyncio.sleep(0.01)
+        yield keeper
+        task.cancel()
+
+
+@virtual_time
+async def test_the_rules_are_written_and_looked_at_once_a_period() -> None:
+    firewall = FakeFirewall()
+    keeper = FirewallKeeper(firewall, "tun0", 60)
+    assert keeper.trouble() == "the NAT rules have not been written yet"
+    async with keeping(firewall) as keeper:
+        assert keeper.trouble() == ""
+        assert firewall.rules == (NETWORK, "tun0")
+        await asyncio.sleep(601)
+        assert firewall.calls == ["ensure"] * 11
+        assert keeper.repairs == 0
+
+
+@virtual_time
+async def test_rules_that_somebody_changed_are_repaired_and_counted() -> None:
+    firewall = FakeFirewall()
+    async with keeping(firewall) as keeper:
+        firewall.rules = (OTHER, "tun0")
+        await asyncio.sleep(61)
+        assert firewall.rules == (NETWORK, "tun0")
+        firewall.rules = None
+        await asyncio.sleep(61)
+        assert keeper.repairs == 2
+
+
+@virtual_time
+async def test_a_failure_is_told_and_tried_again_soon_but_not_in_a_hot_loop() -> None:
+    firewall = FakeFirewall()
+    firewall.fail_next("ensure", FirewallError("another program holds the lock"), times=3)
+    async with keeping(firewall) as keeper:
+        assert keeper.trouble() == "another program holds the lock"
+        await asyncio.sleep(4)  # at most 0.5, 1 and 2 seconds
+        assert keeper.trouble() == ""
+        assert firewall.rules is not None
+        assert keeper.repairs == 0
+        firewall.fail_next("ensure", FirewallError("iptables is gone"), times=10_000)
+        await asyncio.sleep(60)
+        assert keeper.trouble() == "iptables is gone"
+        calls = len(firewall.calls)
+        await asyncio.sleep(60)
+        assert len(firewall.calls) - calls < 100
