@@ -9,6 +9,11 @@ BIN := $(VENV)/bin
 SHIM := build/k8s-ovs-cni
 SOURCES := src tests
 
+# Sockets need short paths, so the tests' files are in the system's temporary directory; nothing of them stays.
+define pytest
+tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT INT TERM && TMPDIR="$$tmp" $(BIN)/python -m pytest -q --basetemp="$$tmp/t" $(1)
+endef
+
 help: ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
@@ -16,14 +21,14 @@ demo: .stamps/packages .stamps/venv $(SHIM) ## The main job, with real output: t
 	@$(BIN)/k8s-ovs lab demo
 
 test: .stamps/packages .stamps/venv .stamps/kubectl $(SHIM) ## All tests; needs root
-	@$(BIN)/python -m pytest -q
+	@$(call pytest,)
 
 check: .stamps/venv ## Lint, types, layers and the fast tests: no root, no Open vSwitch, no network
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/python -m pytest -q tests/unit
+	@$(call pytest,tests/unit)
 
 fmt: .stamps/venv ## Format the code
 	@$(BIN)/ruff check --fix -q $(SOURCES)
@@ -48,7 +53,7 @@ $(SHIM): src/k8s_ovs/cni/shim.c src/k8s_ovs/cni/json_scan.h
 
 .stamps/venv: pyproject.toml requirements.lock
 	@test -x $(BIN)/uv || { python3 -m venv $(VENV) && $(BIN)/python -m pip install -q uv; }
-	@$(BIN)/uv pip sync -q --require-hashes requirements.lock
+	@$(BIN)/uv pip sync -q --compile-bytecode --require-hashes requirements.lock
 	@$(BIN)/uv pip install -q --no-deps -e .
 	@mkdir -p $(@D) && touch $@
 
