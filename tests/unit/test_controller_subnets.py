@@ -336,3 +336,11 @@ def test_a_ring_of_moves_longer_than_a_transaction_is_not_torn() -> None:
     nodes = [node(f"node{n}", f"192.0.2.{(n + 1) % 8}") for n in range(8)]
     others = [node("alone", "192.0.2.100")]
     assert len(puts(plan([*nodes, *others], *records, limit=4))) == 8
+
+
+def test_a_node_that_moves_to_a_malformed_record_keeps_what_it_has() -> None:
+    """Its pods go on using the subnet: were the old record deleted, the subnet would be given to another host."""
+    old = record("node1", "192.0.2.1", "172.11.0.0/22")
+    result = plan([node("node1", "192.0.2.2")], old, problems=["/p/k8ssdn/subnets/192.0.2.2"])
+    assert result.change is None
+    assert [problem.kind for problem in result.problems] == []

@@ -56,7 +56,9 @@ def plan_subnets(
     free = pool.free
     draft = _Draft(snapshot.host_subnets, by_name.keys(), pool)
     for name, address in claims.addresses.items():
-        if address not in malformed:  # the record is reported as malformed; nobody writes over it
+        if address in malformed:  # the record is reported as malformed; nobody writes over it
+            draft.keep_records_of(name)
+        else:
             draft.settle_node(name, address)
     for address in sorted(snapshot.host_subnets):
         draft.settle_other(snapshot.host_subnets[address], claims.addresses)
@@ -142,6 +144,10 @@ class _Draft:
         if own is not None and own.host_ip != address:
             self.moves[own.host_ip] = address
         self._put(replace(base, host=name, host_ip=address, subnet=subnet))
+
+    def keep_records_of(self, name: str) -> None:
+        """The records of a living Node that cannot be settled now stay: its pods go on using the subnet."""
+        self._kept.update(record.host_ip for record in self._by_host.get(name, []))
 
     def settle_other(self, record: HostSubnet, claimed: Mapping[str, IPv4Address]) -> None:
         """A record that may have no Node: an external host's, or one that outlived its Node or address."""
