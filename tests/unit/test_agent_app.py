@@ -97,6 +97,24 @@ class World:
         )
         return Agent(self.settings, services, parts)
 
+    async def call(self, command: str, netns: str = "") -> tuple[int, str]:
+        """A CNI request as the executable sends it: exit status and what goes to stdout."""
+        reader, writer = await asyncio.open_unix_connection(str(self.settings.cni.socket))
+        variables = {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": "sandbox",
+            "CNI_NETNS": netns,
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": "/opt/cni/bin",
+            "CNI_ARGS": "K8S_POD_NAMESPACE=web;K8S_POD_NAME=a;K8S_POD_UID=u",
+        }
+        writer.write(b"k8s-ovs-cni/1\n" + b"".join(f"{k}={v}\0".encode() for k, v in variables.items() if v))
+        writer.write(b'\0{"cniVersion":"1.1.0","name":"k8s-ovs","type":"k8s-ovs"}')
+        writer.write_eof()
+        answer = await reader.read()
+        writer.close()
+        return int(answer[:1]), answer[1:].decode()
+
     async def attach(self, number: int) -> None:
         """A pod of the agent's life before."""
         await self.switch.ensure_bridge(self.settings.switch.spec)
@@ -238,6 +256,32 @@ async def test_without_nat_rules_it_is_not_ready(world: World) -> None:
         assert not world.conflist.exists()
         assert world.ready == 0
         await world.serving()
+
+
+async def test_without_nat_rules_no_pod_is_served(world: World) -> None:
+    """They are part of the isolation: without them the host would route past the bridge."""
+    world.fill()
+    world.firewall.fail_next("ensure", FirewallError("iptables: No such file or directory"), times=1000)
+    async with running(world) as _:
+        await until(lambda: not world.why("bridge"), "bridge")
+        status, answer = await world.call("STATUS")
+        assert status == 1
+        assert "iptables: No such file or directory" in answer
+
+
+async def test_a_request_that_runs_when_the_agent_is_stopped_is_finished(world: World) -> None:
+    """The owners of switch and bridge outlive it."""
+    world.fill()
+    world.links.namespaces.add("/run/netns/1")
+    async with running(world) as _:
+        await world.serving()
+        gate = world.links.hold("create")
+        adding = asyncio.create_task(world.call("ADD", netns="/run/netns/1"), name="add")
+        await until(lambda: "create" in world.links.calls, "the ADD is under way")
+        asyncio.get_running_loop().call_later(0.05, gate.set)
+    status, text = await adding
+    assert status == 0, text
+    assert [row.key.sandbox for row in world.switch.attachments()] == ["sandbox"]
 
 
 async def test_a_switch_that_is_away_ends_nothing(world: World) -> None:

@@ -1,6 +1,7 @@
 """The reconciler when pods, the switch, the host or this node's own subnet change, and at its end. Time is virtual."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -132,10 +133,23 @@ async def test_withdraw_bears_a_switch_that_fails() -> None:
 async def test_a_pod_whose_namespace_has_no_tenant_gets_flows_once_it_has_one() -> None:
     async with running(FakeNode()) as node:
         await node.know(NetNamespaceGone("web"))
-        lease = await node.attach(1)
+        lease = await node.add_port(1)
+        with pytest.raises(CniError, match="pod web/pod-1 can have no flows: Namespace web has no NetID"):
+            await node.reconciler.install(lease)
         assert not node.mentions(lease)
         await node.reconciler.submit(NetNamespaceSet(WEB))
         assert node.mentions(lease)
+
+
+@virtual_time
+async def test_a_pod_whose_port_number_another_has_is_not_told_that_it_has_a_network() -> None:
+    async with running(FakeNode()) as node:
+        await node.know()
+        first = await node.attach(1)
+        second = replace(await node.add_port(2), ofport=first.ofport)
+        node.switch.rows[second.key] = second
+        with pytest.raises(CniError, match="port number 3 is also that of"):
+            await node.reconciler.install(second)
 
 
 # -- the switch changes ----------------------------------------------------------------------------------------------

@@ -60,13 +60,14 @@ class Agent:
         self._services = services
         self._parts = parts = parts or AgentParts.real(settings, services.kube)
         spec = settings.switch.spec
+        self._firewall = FirewallKeeper(parts.firewall, spec.gateway, settings.resync_period)
         self._reconciler = Reconciler(
             settings.hostname,
             Plant(parts.switch, parts.flows, parts.host),
             ReconcileOptions(spec, settings.node_ip, settings.mtu, settings.resync_period),
             source_trouble=self._store_trouble,
+            host_trouble=self._firewall.trouble,
         )
-        self._firewall = FirewallKeeper(parts.firewall, spec.gateway, settings.resync_period)
         self._pods = PodNetwork(
             PodParts(
                 parts.switch,
@@ -89,21 +90,25 @@ class Agent:
         """Let metrics and health checks see the parts."""
         registry, health = self._services.registry, self._services.health
         self._reconciler.stats.observe_commit = self._metrics.commit_seconds.observe
-        self._metrics.ready.set_function(lambda: float(not self._trouble()))
+        self._metrics.ready.set_function(lambda: float(not self._reconciler.trouble()))
         registry.register(ReconcileCollector(self._reconciler, self._firewall))
         registry.register(StoreCollector(self._services.store))
         registry.register(self._drops)
         health.add_ready("network-config", lambda: self._config_trouble)
-        health.add_ready("bridge", self._reconciler.trouble)
+        health.add_ready("bridge", self._reconciler.bridge_trouble)
         health.add_ready("nat", self._firewall.trouble)
         health.add_ready("conflist", lambda: self._conflist_trouble)
 
     async def run(self) -> None:
-        """Serve this node. Raises ConfigError for settings that cannot work."""
+        """Serve this node. Raises ConfigError for settings that cannot work.
+
+        The owners of switch and bridge end last: CNI requests that run when the agent is stopped are finished or undone
+        first, and that takes them.
+        """
         server = CniServer(self._settings.cni.socket, self._pods, observer=self._metrics.observe_cni)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._parts.switch.run(), name="ovsdb")
-            tasks.create_task(self._reconciler.run(), name="reconciler")
+        async with asyncio.TaskGroup() as owners, asyncio.TaskGroup() as tasks:
+            owners.create_task(self._parts.switch.run(), name="ovsdb")
+            owners.create_task(self._reconciler.run(), name="reconciler")
             tasks.create_task(self._feed(tasks), name="store")
             tasks.create_task(server.run(), name="cni")
             tasks.create_task(self._drops.run(), name="drops")
@@ -159,15 +164,11 @@ class Agent:
                     self._collect_due = True
                     self._attention.set()
 
-    def _trouble(self) -> str:
-        """Why no pod can be served now, or ""."""
-        return self._reconciler.trouble() or self._firewall.trouble()
-
     async def _announce(self) -> None:
         """Keep the conflist written and gone sandboxes collected, whenever the node can serve; say so once."""
         announced = False
         while True:
-            if not self._trouble():
+            if not self._reconciler.trouble():
                 await self._collect()
                 if await self._publish() and not announced:
                     announced = True

@@ -27,7 +27,7 @@ from k8s_ovs.agent.writer import (
 from k8s_ovs.errors import CniError, DataplaneError
 from k8s_ovs.model.events import AttachmentGone, AttachmentSet, Event, Source, Synced
 from k8s_ovs.model.types import Attachment, AttachmentKey
-from k8s_ovs.model.view import LocalHost, NodeView, ViewKey
+from k8s_ovs.model.view import LocalHost, LocalPodKey, NodeView, ViewKey
 
 __all__ = ["Plant", "ReconcileOptions", "ReconcileStats", "Reconciler", "lease_events"]
 
@@ -41,7 +41,7 @@ class Reconciler:
     """Owns bridge and view of one node. `run` is its task; every other method is called from other tasks.
 
     `source_trouble` says why nothing is heard of the cluster's records at the moment, or "": whoever waits for them is
-    told that.
+    told that. `host_trouble` says what else of this host keeps it from serving pods, or "".
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Reconciler:
         options: ReconcileOptions,
         *,
         source_trouble: Callable[[], str] = lambda: "",
+        host_trouble: Callable[[], str] = lambda: "",
     ) -> None:
         self.view = NodeView(hostname, options.node_ip)
         self._hostname = hostname
@@ -59,6 +60,7 @@ class Reconciler:
         self.stats = self._writer.stats
         self._schedule = SyncSchedule(options.resync_period, RETRY_FIRST, RETRY_MOST)
         self._source_trouble = source_trouble
+        self._host_trouble = host_trouble
         self._inbox = Inbox()
         self._tenants_changed = asyncio.Condition()
         self._withdrawn: set[AttachmentKey] = set()
@@ -87,11 +89,20 @@ class Reconciler:
         self._inbox.nudge()
 
     async def install(self, attachment: Attachment) -> None:
-        """Install the pod's flows; returns when the switch has confirmed them. Raises DataplaneError."""
+        """Install the pod's flows; returns when the switch has confirmed them.
+
+        Raises DataplaneError, or CniError 11 if the pod may have no flows (its Namespace has lost its NetID meanwhile,
+        say): a pod that is told Ready must have a network.
+        """
         self._withdrawn.discard(attachment.key)
         # A switch that was restarted meanwhile may have given the port another number, and has told us so already.
         lease = next((row for row in self._switch.attachments() if row.key == attachment.key), attachment)
         await self.submit(AttachmentSet(lease))
+        if self.view.record(LocalPodKey(attachment.key)) is None:
+            raise CniError(
+                TRY_AGAIN_LATER,
+                f"pod {attachment.namespace}/{attachment.pod} can have no flows: {self.view.why_no_flows(attachment.key)}",
+            )
 
     async def withdraw(self, key: AttachmentKey) -> None:
         """Remove the pod's flows, and keep them away until `install` comes again.
@@ -101,7 +112,7 @@ class Reconciler:
         """
         self._withdrawn.add(key)
         done = self.post(AttachmentGone(key))
-        if self.trouble():
+        if self.bridge_trouble():
             return
         try:
             await done
@@ -137,7 +148,11 @@ class Reconciler:
             ) from None
 
     def trouble(self) -> str:
-        """Why this node cannot serve yet, or "" when it can."""
+        """Why this node cannot serve pods yet, or "" when it can."""
+        return self.bridge_trouble() or self._host_trouble()
+
+    def bridge_trouble(self) -> str:
+        """Why the bridge is not as it should be, or ""."""
         reasons = "; ".join(filter(None, (self._problem, self._missing())))
         if reasons or self._served == self.view.local:
             return reasons

@@ -137,6 +137,16 @@ class NodeView:
         found = ((key, self.record(key)) for key in self.keys())
         return {key: record for key, record in found if record is not None}
 
+    def why_no_flows(self, key: AttachmentKey) -> str:
+        """Why an attachment has no record; "" if it has one."""
+        attachment, local = self._pods.get(key), self.local
+        if attachment is None or local is None:
+            return "it is not attached, or this node has no subnet"
+        if self.vni_of(attachment.namespace) is None:
+            return f"Namespace {attachment.namespace} has no NetID"
+        problem = self._pods.problem(attachment, local)
+        return problem.reason if problem is not None else ""
+
     @property
     def problems(self) -> Mapping[str, RecordError]:
         """Records that cannot be used as they are, by name (`subnets/192.0.2.1`), with reason and remedy."""
