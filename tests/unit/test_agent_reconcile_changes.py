@@ -344,3 +344,15 @@ async def test_a_retry_that_is_due_while_the_subnet_is_missing_makes_no_hot_loop
         await within(100, asyncio.sleep(50))
         await within(1, node.reconciler.submit(HostSubnetSet(OWN)))
         assert node.as_wanted()
+
+
+@virtual_time
+async def test_records_that_cannot_be_used_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(FakeNode()) as node:
+        await node.know(HostSubnetSet(elsewhere(OTHER, "172.11.4.0/22")))
+        for _ in range(3):
+            node.reconciler.request_sync("test")
+            await node.reconciler.submit()
+        told = [record.message for record in caplog.records if "overlaps" in record.message]
+        assert len(told) == 1
+        assert "172.11.4.0/22 of this node" in told[0]

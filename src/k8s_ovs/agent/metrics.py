@@ -59,6 +59,11 @@ class ReconcileCollector(Collector):
             GaugeMetricFamily(
                 "k8s_ovs_hosts", "Host subnets in the cluster.", value=len(view.state.host_subnets)
             ),
+            GaugeMetricFamily(
+                "k8s_ovs_unusable_records",
+                "Host subnets, NetIDs and leases that cannot be used as they are; the log names them.",
+                value=len(view.problems),
+            ),
             CounterMetricFamily("k8s_ovs_commits", "Bundles of flows sent.", value=stats.commits),
             CounterMetricFamily("k8s_ovs_full_syncs", "Full synchronisations.", value=stats.full_syncs),
             CounterMetricFamily(

@@ -67,6 +67,7 @@ class Reconciler:
         self._local: LocalHost | None = None
         self._served: LocalHost | None = None
         self._problem = ""
+        self._told_problems: set[str] = set()
 
     # -- called by sources, the CNI server and health checks ---------------------------------------------------------
 
@@ -250,6 +251,14 @@ class Reconciler:
         self._served = local
         self._problem = ""
         self._schedule.succeeded(_now())
+        self._tell_problems()
+
+    def _tell_problems(self) -> None:
+        """Records and leases that cannot be used as they are: each once, until it changes."""
+        problems = {str(problem) for problem in self.view.problems.values()}
+        for problem in sorted(problems - self._told_problems):
+            log.warning("%s", problem)
+        self._told_problems = problems
 
     def _missing(self) -> str:
         unsynced = [source.value for source in Source if source not in self.view.state.synced]
