@@ -1,6 +1,8 @@
 """`k8s-ovs init-config`: write the network config if there is none, and validate it always."""
 
 import asyncio
+from collections.abc import Sequence
+from ipaddress import IPv4Address
 
 import click
 
@@ -10,11 +12,17 @@ from k8s_ovs.config import EXAMPLE, Mode, NetworkConfig
 from k8s_ovs.errors import ConfigError
 from k8s_ovs.runtime.logs import LogSettings, setup_logging
 from k8s_ovs.sources.etcd.store import EtcdStore
+from k8s_ovs.sources.store import Store
 
 
 @click.command("init-config", context_settings=options.CONTEXT)
 @options.etcd_options
-@click.option("--from-json", "text", help=f"The whole config, as in etcd. Example: {EXAMPLE}")
+@click.option(
+    "--from-json",
+    "text",
+    envvar="K8S_OVS_FROM_JSON",
+    help=f"The whole config, as in etcd. Example: {EXAMPLE}",
+)
 @click.option(
     "--name", default="k8ssdn", show_default=True, help="Name: the network's keys are below PREFIX/NAME."
 )
@@ -37,25 +45,52 @@ from k8s_ovs.sources.etcd.store import EtcdStore
     show_default=True,
     help="PluginName: tenants, or one flat network.",
 )
-@click.option("--node-ip", "node_ips", default="", help="Addresses of nodes that no network may contain.")
+@click.option(
+    "--node-ip",
+    "node_ips",
+    envvar="K8S_OVS_NODE_IP",
+    default="",
+    help="Addresses of nodes that no network may contain, separated by commas.",
+)
 def init_config(**flags: object) -> None:
     """Write the network config to etcd if there is none; validate what is there always.
 
-    Prints the config in force. Exits with 2, and says why, if the config is invalid: then nothing is written.
+    Prints the config in force. Exits with 2, and says why, if the config is invalid (then nothing is written), or if
+    another one than the flags name is in force (it is left as it is).
     """
     settings: options.Options = dict(flags)
     setup_logging(LogSettings())
     config = _wanted(settings)
     nodes = addresses_from(settings["node_ips"], "--node-ip")
-    config.check_nodes(nodes, origin="the wanted config")
-    in_force, written = asyncio.run(_ensure(settings, config))
-    in_force.check_nodes(nodes)
-    if not written and in_force != config and _explicit():
+    in_force, written = asyncio.run(_in_etcd(settings, config, nodes))
+    if differences := _differences(in_force, config, _named()):
         raise ConfigError(
-            f"etcd holds another network config already: {in_force.to_json()}",
+            f"etcd holds another network config already ({differences}): {in_force.to_json()}",
             remedy="it is left as it is; a running network cannot be renumbered in place",
         )
     click.echo(("written: " if written else "in force: ") + in_force.to_json())
+
+
+async def ensure_config(
+    store: Store, config: NetworkConfig, nodes: Sequence[IPv4Address]
+) -> tuple[NetworkConfig, bool]:
+    """The config in force, and whether it was written now. Raises ConfigError if it is invalid or contains a node."""
+    in_force = await store.network_config()
+    written = False
+    if in_force is None:
+        config.check_nodes(nodes, origin="the wanted config")
+        written = await store.create_network_config(config)
+        # Somebody else may have been faster.
+        in_force = config if written else await store.network_config() or config
+    in_force.check_nodes(nodes, origin="the network config in force")
+    return in_force, written
+
+
+async def _in_etcd(
+    settings: options.Options, config: NetworkConfig, nodes: Sequence[IPv4Address]
+) -> tuple[NetworkConfig, bool]:
+    async with EtcdStore(etcd_from(settings), settings["network"] or None) as store:
+        return await ensure_config(store, config, nodes)
 
 
 def _wanted(settings: options.Options) -> NetworkConfig:
@@ -75,20 +110,30 @@ def _wanted(settings: options.Options) -> NetworkConfig:
     )
 
 
-def _explicit() -> bool:
-    """Whether the user named any part of the config: then a different one in force is an error, else it is fine."""
+_FIELDS = {
+    "name": "name",
+    "pod_network": "network",
+    "host_bits": "host_bits",
+    "service_network": "service_network",
+    "mode": "mode",
+}
+"""Flags, and what of a NetworkConfig each of them gives; --from-json gives all."""
+
+
+def _named() -> set[str]:
+    """The parts of the config that the user named: if they differ from what is in force, that is an error."""
     context = click.get_current_context()
-    names = ("text", "name", "pod_network", "host_bits", "service_network", "mode")
     default = click.core.ParameterSource.DEFAULT
-    return any(context.get_parameter_source(name) is not default for name in names)
+    if context.get_parameter_source("text") is not default:
+        return set(_FIELDS.values())
+    return {field for flag, field in _FIELDS.items() if context.get_parameter_source(flag) is not default}
 
 
-async def _ensure(settings: options.Options, config: NetworkConfig) -> tuple[NetworkConfig, bool]:
-    async with EtcdStore(etcd_from(settings), settings["network"] or None) as store:
-        existing = await store.network_config()
-        if existing is not None:
-            return existing, False
-        if await store.create_network_config(config):
-            return config, True
-        raced = await store.network_config()
-        return raced or config, False
+def _differences(in_force: NetworkConfig, wanted: NetworkConfig, named: set[str]) -> str:
+    """The named parts that differ, for people; empty if none does."""
+    parts = [field for field in _FIELDS.values() if field in named]
+    return ", ".join(
+        f"{field.replace('_', ' ')} {getattr(in_force, field)}, not {getattr(wanted, field)}"
+        for field in parts
+        if getattr(in_force, field) != getattr(wanted, field)
+    )

@@ -1,6 +1,7 @@
 """`k8s-ovs`, `k8s-ovs agent`, `k8s-ovs controller`: the daemons, one half or both in one process."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,7 +18,9 @@ from k8s_ovs.runtime.main import run_daemon
 from k8s_ovs.runtime.notify import Notifier
 from k8s_ovs.sources.etcd.store import EtcdStore
 from k8s_ovs.sources.kube.client import KubeClient
-from k8s_ovs.sources.kube.credentials import load_credentials
+from k8s_ovs.sources.kube.credentials import credentials_given, load_credentials
+
+log = logging.getLogger(__name__)
 
 
 @click.command(context_settings=options.CONTEXT)
@@ -49,16 +52,19 @@ def run_both(flags: options.Options) -> None:
 def _run(flags: options.Options, *, with_agent: bool, with_controller: bool) -> None:
     logging_from(flags)
     settings = daemon_from(flags)
+    agent_settings = agent_from(flags, settings.hostname) if with_agent else None
     notifier = Notifier.from_environment()
 
     def serving() -> None:
         notifier.ready("serving")
 
     async def daemon() -> None:
-        async with _services(settings, serving) as services, asyncio.TaskGroup() as tasks:
-            if with_agent:
-                one = Agent(agent_from(flags, settings.hostname), services)
-                tasks.create_task(one.run(), name="agent")
+        async with (
+            _services(settings, serving, need_kube=with_controller) as services,
+            asyncio.TaskGroup() as tasks,
+        ):
+            if agent_settings is not None:
+                tasks.create_task(Agent(agent_settings, services).run(), name="agent")
             if with_controller:
                 tasks.create_task(_controller(settings, services), name="controller")
 
@@ -66,12 +72,20 @@ def _run(flags: options.Options, *, with_agent: bool, with_controller: bool) -> 
 
 
 @asynccontextmanager
-async def _services(settings: DaemonSettings, on_ready: Callable[[], None]) -> AsyncIterator[AgentServices]:
+async def _services(
+    settings: DaemonSettings, on_ready: Callable[[], None], *, need_kube: bool
+) -> AsyncIterator[AgentServices]:
     """What both halves share: connections, health checks, metrics and their endpoint."""
     async with AsyncExitStack() as stack:
         health, registry = HealthChecks(), CollectorRegistry()
         store = await stack.enter_async_context(EtcdStore(settings.etcd, settings.network))
-        kube = await stack.enter_async_context(KubeClient(load_credentials(settings.kube)))
+        kube: KubeClient | None = None
+        if need_kube or credentials_given(settings.kube):
+            kube = await stack.enter_async_context(KubeClient(load_credentials(settings.kube)))
+        else:
+            log.info(
+                "no Kubernetes credentials: this is a host outside Kubernetes, or --kubeconfig is missing"
+            )
         await stack.enter_async_context(http_endpoint(settings.metrics_address, health, registry))
         yield AgentServices(
             store=store,

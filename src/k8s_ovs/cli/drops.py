@@ -15,7 +15,13 @@ from k8s_ovs.dataplane.openflow import OfctlFlowTable
 @click.command(context_settings=options.CONTEXT)
 @options.switch_options
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@click.option("--all", "everything", is_flag=True, help="Also the drops that have counted nothing.")
+@click.option(
+    "--all",
+    "everything",
+    envvar="K8S_OVS_ALL",
+    is_flag=True,
+    help="Also the drops that have counted nothing.",
+)
 def drops(output: str, everything: bool, **flags: object) -> None:
     """Show where this host's bridge drops packets, and why."""
     settings: SwitchSettings = switch_from(dict(flags))

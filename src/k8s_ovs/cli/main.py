@@ -6,6 +6,7 @@ configuration.
 """
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 import click
@@ -15,7 +16,7 @@ from k8s_ovs.cli import options
 from k8s_ovs.cli.lazy import LazyGroup
 from k8s_ovs.errors import ConfigError, K8sOvsError
 
-_COMMANDS = {
+COMMANDS = {
     "agent": "daemons:agent",
     "controller": "daemons:controller",
     "init-config": "config:init_config",
@@ -23,11 +24,12 @@ _COMMANDS = {
     "uninstall": "uninstall:uninstall",
     "lab": "lab:lab",
 }
+"""Sub-commands, and where below `k8s_ovs.cli` they are."""
 
 
 @click.group(
     cls=LazyGroup,
-    commands_in=_COMMANDS,
+    commands_in=COMMANDS,
     invoke_without_command=True,
     context_settings=options.CONTEXT,
 )
@@ -46,14 +48,22 @@ def cli(context: click.Context, /, **flags: object) -> None:
     if context.invoked_subcommand is None:
         run_both = import_module("k8s_ovs.cli.daemons").run_both
         run_both(dict(flags))
+        return
+    for option in context.command.params:
+        if context.get_parameter_source(option.name or "") is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"{option.opts[0]} stands before the command {context.invoked_subcommand}, which would not see it: "
+                "put flags behind the command",
+                context,
+            )
 
 
-def main() -> None:
-    """Run the command line; the console script's entry."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line (sys.argv unless given) and exit; the console script's entry."""
     try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as err:
-        sys.exit(err.exit_code)
+        # No command returns anything: a number is the code of `Context.exit`, which click hands back here.
+        code = cli(arguments, prog_name="k8s-ovs", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.Abort:
         sys.exit(130)
     except click.ClickException as err:

@@ -53,7 +53,12 @@ etcd_options: Callable[[F], F] = _all(
 
 log_options: Callable[[F], F] = _all(
     click.option(
-        "--v", "verbosity", default="0", show_default=True, help="0 info, 4 debug, 6 libraries too."
+        "--v",
+        "verbosity",
+        envvar="K8S_OVS_V",
+        default="0",
+        show_default=True,
+        help="0 info, 4 debug, 6 libraries too.",
     ),
     click.option("--log-json", is_flag=True, help="One JSON object per line."),
     click.option(

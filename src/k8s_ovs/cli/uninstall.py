@@ -1,15 +1,24 @@
 """`k8s-ovs uninstall`: take away from this host what the agent made."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import click
 
 from k8s_ovs.agent import conflist
+from k8s_ovs.agent.parts import FollowingSwitch
+from k8s_ovs.agent.settings import AgentSettings
 from k8s_ovs.cli import options
 from k8s_ovs.cli.settings import agent_from
+from k8s_ovs.dataplane.bridge import Firewall
 from k8s_ovs.dataplane.firewall import IptablesFirewall
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
+from k8s_ovs.errors import ConfigError, DataplaneError, K8sOvsError
 from k8s_ovs.runtime.logs import LogSettings, setup_logging
+
+DEADLINE = 5.0
+"""Seconds that ovsdb-server has for an answer: whoever types this command waits for it."""
 
 
 @click.command(context_settings=options.CONTEXT)
@@ -18,20 +27,61 @@ def uninstall(**flags: object) -> None:
     """Remove conflist, NAT rules and bridge from this host. Stop the agent first.
 
     Pods that still run lose their network. etcd's records stay: the controller removes a host's subnet with its Node.
+    What cannot be removed is named, the rest is removed all the same, and the exit code is 1.
     """
     setup_logging(LogSettings())
-    asyncio.run(_uninstall(dict(flags)))
+    settings = agent_from(dict(flags), "")
+    switch = OvsdbSwitch(settings.switch.rundir, deadline=DEADLINE)
+    asyncio.run(remove_all(settings, IptablesFirewall(), switch))
 
 
-async def _uninstall(flags: options.Options) -> None:
-    settings = agent_from(flags, "")
-    if conflist.remove(settings.cni.conf_dir):
-        click.echo(f"removed {settings.cni.conf_dir / conflist.CONFLIST}")
-    await IptablesFirewall().remove()
-    click.echo("removed the NAT and filter rules")
-    switch = OvsdbSwitch(settings.switch.rundir)
-    async with asyncio.TaskGroup() as tasks:
-        owner = tasks.create_task(switch.run(), name="ovsdb")
-        await switch.remove_bridge(settings.switch.bridge)
-        owner.cancel()
-    click.echo(f"removed the bridge {settings.switch.bridge}")
+async def remove_all(settings: AgentSettings, firewall: Firewall, switch: FollowingSwitch) -> None:
+    """Remove everything that can be removed, saying what. Raises ConfigError if an agent runs, DataplaneError at the end."""
+    await _need_no_agent(settings.cni.socket)
+
+    async def conflist_file() -> str:
+        folder = settings.cni.conf_dir
+        removed = conflist.remove(folder)
+        return f"removed {folder / conflist.CONFLIST}" if removed else f"no {conflist.CONFLIST} in {folder}"
+
+    async def rules() -> str:
+        await firewall.remove()
+        return "removed the NAT and filter rules"
+
+    async def bridge() -> str:
+        failure: DataplaneError | None = None
+        async with asyncio.TaskGroup() as tasks:
+            owner = tasks.create_task(switch.run(), name="ovsdb")
+            try:
+                await switch.remove_bridge(settings.switch.bridge)
+            except DataplaneError as err:
+                failure = err
+            finally:
+                owner.cancel()
+        if failure is not None:
+            raise failure
+        return f"removed the bridge {settings.switch.bridge}"
+
+    steps: tuple[Callable[[], Awaitable[str]], ...] = (conflist_file, rules, bridge)
+    left = 0
+    for step in steps:
+        try:
+            click.echo(await step())
+        except K8sOvsError as err:
+            left += 1
+            click.echo(f"k8s-ovs: {err}", err=True)
+    if left:
+        raise DataplaneError(
+            f"{left} of {len(steps)} parts are still there",
+            remedy="mend what is said above, and uninstall again",
+        )
+
+
+async def _need_no_agent(socket: Path) -> None:
+    """An agent that still runs would make everything again."""
+    try:
+        _, writer = await asyncio.open_unix_connection(str(socket))
+    except OSError:
+        return
+    writer.close()
+    raise ConfigError(f"an agent still serves {socket}", remedy="stop it before it is uninstalled")

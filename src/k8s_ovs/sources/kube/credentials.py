@@ -150,6 +150,18 @@ def load_credentials(settings: KubeSettings, *, clock: Clock = SYSTEM_CLOCK) -> 
     return Credentials(_loader(settings), environ=settings.environ, clock=clock)
 
 
+def credentials_given(settings: KubeSettings) -> bool:
+    """Whether any of them is given at all: a host outside Kubernetes has none."""
+    environ = settings.environ
+    named = any(environ.get(name) for name in ("KUBECONFIG", "KUBERNETES_MASTER", "KUBERNETES_SERVICE_HOST"))
+    return settings.kubeconfig is not None or named or _home_config(environ) is not None
+
+
+def _home_config(environ: Mapping[str, str]) -> Path | None:
+    home = Path(environ["HOME"]) / ".kube" / "config" if environ.get("HOME") else None
+    return home if home is not None and home.exists() else None
+
+
 def _loader(settings: KubeSettings) -> Callable[[], Profile]:
     environ = settings.environ
     if settings.kubeconfig is not None:
@@ -162,12 +174,12 @@ def _loader(settings: KubeSettings) -> Callable[[], Profile]:
         return lambda: _master(environ["KUBERNETES_MASTER"])
     if environ.get("KUBERNETES_SERVICE_HOST"):
         return lambda: _in_cluster(settings)
-    home = Path(environ["HOME"]) / ".kube" / "config" if environ.get("HOME") else None
-    if home is not None and home.exists():
+    home = _home_config(environ)
+    if home is not None:
         return lambda: read_kubeconfig(home, settings.context)
     raise ConfigError(
         "no Kubernetes API server given: neither --kubeconfig, KUBECONFIG, KUBERNETES_MASTER, a Pod's service account "
-        f"nor {home or '~/.kube/config'}",
+        "nor ~/.kube/config",
         remedy="give --kubeconfig FILE, or set KUBERNETES_MASTER=HOST:PORT for a server without TLS",
     )
 

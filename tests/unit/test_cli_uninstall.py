@@ -1,0 +1,104 @@
+"""`k8s-ovs uninstall` on a dataplane in memory: all of it, whatever refuses, and not under a running agent."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from fakes.cli import CommandLine, Ended
+from fakes.dataplane import FakeFirewall, FakeSwitch
+from fakes.dataplane_examples import NETWORK, attachment
+from k8s_ovs.agent import conflist
+from k8s_ovs.cli import uninstall
+from k8s_ovs.dataplane.bridge import BridgeSpec
+from k8s_ovs.errors import FirewallError, OvsdbError
+
+
+class Host:
+    """A host on which an agent has run."""
+
+    def __init__(self, folder: Path, command_line: CommandLine) -> None:
+        self.folder = folder
+        self.firewall = FakeFirewall()
+        self.switch = FakeSwitch()
+        self.socket = folder / "cni.sock"
+        self._command_line = command_line
+        conflist.write(folder, "{}")
+        asyncio.run(self._install())
+
+    async def _install(self) -> None:
+        await self.firewall.ensure(NETWORK, "tun0")
+        await self.switch.ensure_bridge(BridgeSpec())
+        await self.switch.add_port(attachment(1))
+
+    @property
+    def left(self) -> list[str]:
+        found = ["conflist"] if (self.folder / conflist.CONFLIST).exists() else []
+        found += ["rules"] if self.firewall.rules is not None else []
+        return found + (["bridge"] if self.switch.spec is not None or self.switch.rows else [])
+
+    def uninstall(self) -> Ended:
+        where = [f"--cni-conf-dir={self.folder}", f"--cni-socket={self.socket}"]
+        return self._command_line("uninstall", *where, "--ovs-rundir=/run/nowhere")
+
+
+@pytest.fixture
+def host(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Host:
+    made = Host(tmp_path, CommandLine(capsys))
+    monkeypatch.setattr(uninstall, "IptablesFirewall", lambda: made.firewall)
+    monkeypatch.setattr(uninstall, "OvsdbSwitch", lambda _rundir, *, deadline: made.switch)
+    return made
+
+
+def test_everything_goes_and_is_named(host: Host) -> None:
+    assert host.left == ["conflist", "rules", "bridge"]
+    ended = host.uninstall()
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == [
+        f"removed {host.folder}/80-k8s-ovs.conflist",
+        "removed the NAT and filter rules",
+        "removed the bridge br0",
+    ]
+    assert host.left == []
+
+
+def test_it_may_be_repeated(host: Host) -> None:
+    host.uninstall()
+    ended = host.uninstall()
+    assert ended.code == 0
+    assert ended.out.startswith(f"no 80-k8s-ovs.conflist in {host.folder}\n")
+
+
+def test_what_refuses_is_named_and_the_rest_goes(host: Host) -> None:
+    host.firewall.fail_next("remove", FirewallError("iptables: No such file or directory"))
+    ended = host.uninstall()
+    assert ended.code == 1
+    assert host.left == ["rules"]
+    assert ended.err.splitlines() == [
+        "k8s-ovs: iptables: No such file or directory",
+        "k8s-ovs: 1 of 3 parts are still there: mend what is said above, and uninstall again",
+    ]
+
+
+def test_all_may_refuse(host: Host) -> None:
+    host.firewall.fail_next("remove", FirewallError("no iptables"))
+    host.switch.fail_next("remove_bridge", OvsdbError("ovsdb-server cannot be reached"))
+    (host.folder / conflist.CONFLIST).unlink()
+    (host.folder / conflist.CONFLIST).mkdir()
+    ended = host.uninstall()
+    assert (ended.code, ended.out) == (1, "")
+    for said in ("cannot remove", "no iptables", "ovsdb-server cannot be reached", "3 of 3 parts"):
+        assert said in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_an_agent_that_runs_would_make_it_again(host: Host) -> None:
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(host.socket))
+        agent.listen()
+        ended = host.uninstall()
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == f"k8s-ovs: an agent still serves {host.socket}: stop it before it is uninstalled\n"
+    assert host.left == ["conflist", "rules", "bridge"]
+    assert host.uninstall().code == 0  # the socket of an agent that was killed answers nobody
