@@ -4,8 +4,11 @@ import asyncio
 
 import pytest
 
+from fakes.dataplane import FakePodLinks
 from fakes.node import RECORDS, SYNCED, FakeNode, running
+from fakes.pods import add_request
 from fakes.virtual_time import virtual_time, within
+from k8s_ovs.agent.pods import PodNetwork, PodParts
 from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler
 from k8s_ovs.errors import CniError, OpenFlowError
 from k8s_ovs.model.events import (
@@ -104,3 +107,25 @@ async def test_what_the_reconciler_is_told_twice_or_late_does_no_harm() -> None:
     async with running(node):
         await node.reconciler.submit(*events)
         assert node.as_wanted()
+
+
+@virtual_time
+async def test_an_add_that_is_undone_leaves_no_flows_although_a_comparison_saw_its_row() -> None:
+    node, links = FakeNode(), FakePodLinks(["/netns/a"])
+    async with running(node):
+        await node.know()
+        pods = PodNetwork(PodParts(node.switch, links, node.reconciler, links.namespaces.__contains__))
+        gates = [node.switch.hold(method) for method in ("add_port", "remove_port")]
+        adding = asyncio.ensure_future(pods.add(add_request("a")))
+        await settle(node)
+        adding.cancel()
+        gates[0].set()
+        await settle(node)
+        [lease] = node.switch.attachments()
+        node.switch.disturb()
+        await settle(node)
+        gates[1].set()
+        await settle(node)
+        assert adding.cancelled()
+        assert not node.switch.attachments()
+        assert not node.mentions(lease)

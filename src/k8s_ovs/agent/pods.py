@@ -246,8 +246,9 @@ class PodNetwork:
             steps.on_failure(f"delete {name}", lambda: self._links.delete(name))
             await whole(self._links.create(_link(attachment, node)))
             steps.on_failure("remove the port and its lease", lambda: self._switch.remove_port(key))
-            attachment = await whole(self._switch.add_port(attachment))
+            # The lease alone may bring flows: a comparison that runs meanwhile reads it.
             steps.on_failure("withdraw the flows", lambda: self._installer.withdraw(key))
+            attachment = await whole(self._switch.add_port(attachment))
             await self._installer.install(attachment)
         return attachment
 
