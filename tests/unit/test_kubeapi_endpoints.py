@@ -1,5 +1,6 @@
 """Endpoints and EndpointSlices of the embedded API: conditions, ports, spreading, and the controller that writes them."""
 
+import itertools
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Network
 from typing import Any
@@ -199,13 +200,17 @@ def endpoint(number: int) -> dict[str, Any]:
     return {"addresses": [f"10.1.{number // 250}.{number % 250 + 1}"], "conditions": {"ready": True}}
 
 
+FRESH = itertools.count()
+"""Names that no slice had before."""
+
+
 def apply(existing: list[Entry], members: list[dict[str, Any]]) -> tuple[list[Entry], int]:
     """The slices after the plan, and how many of those that stay were changed."""
     plan = slices.plan(SERVICE, slices.CONTROLLER, existing, {PORTS: members} if members else {})
     before = {entry.key: entry.obj["endpoints"] for entry in existing}
     result, changed = [], 0
-    for number, obj in enumerate(plan.write):
-        obj["metadata"].setdefault("name", f"new-{len(existing)}-{number}-{id(obj)}")
+    for obj in plan.write:
+        obj["metadata"].setdefault("name", f"new-{next(FRESH)}")
         entry = Entry.build(ENDPOINT_SLICES, obj, 1)
         changed += entry.key in before and before[entry.key] != obj["endpoints"]
         result.append(entry)
