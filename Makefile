@@ -2,7 +2,8 @@
 # missing and cost nothing when nothing is. `make check` needs neither root nor Open vSwitch.
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: help demo test check fmt docs lock shim clean
+.NOTPARALLEL:
+.PHONY: help demo test check fmt docs lock shim packages kubectl clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,10 +18,10 @@ endef
 help: ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-demo: .stamps/packages .stamps/venv $(SHIM) ## The main job, with real output: three nodes, two tenants, both modes
+demo: packages .stamps/venv $(SHIM) ## The main job, with real output: three nodes, two tenants, both modes
 	@$(BIN)/k8s-ovs lab demo
 
-test: .stamps/packages .stamps/venv .stamps/kubectl $(SHIM) ## All tests; needs root
+test: packages .stamps/venv kubectl $(SHIM) ## All tests; needs root
 	@$(call pytest,)
 
 check: .stamps/venv ## Lint, types, layers and the fast tests: no root, no Open vSwitch, no network
@@ -47,19 +48,18 @@ $(SHIM): src/k8s_ovs/cni/shim.c src/k8s_ovs/cni/json_scan.h
 	@mkdir -p $(@D)
 	$(CC) -std=c11 -O2 -static -Wall -Wextra -Werror -o $@ $<
 
-.stamps/packages: tools/install-packages.sh
+packages:
 	@tools/install-packages.sh
-	@mkdir -p $(@D) && touch $@
 
 .stamps/venv: pyproject.toml requirements.lock
+	@mkdir -p $(@D)/tmp
 	@test -x $(BIN)/uv || { python3 -m venv $(VENV) && $(BIN)/python -m pip install -q uv; }
-	@$(BIN)/uv pip sync -q --compile-bytecode --require-hashes requirements.lock
-	@$(BIN)/uv pip install -q --no-deps -e .
-	@mkdir -p $(@D) && touch $@
+	@TMPDIR="$(CURDIR)/$(@D)/tmp" $(BIN)/uv pip sync -q --compile-bytecode --require-hashes requirements.lock
+	@TMPDIR="$(CURDIR)/$(@D)/tmp" $(BIN)/uv pip install -q --no-deps -e .
+	@rm -rf $(@D)/tmp && touch $@
 
-.stamps/kubectl: tools/get-kubectl.py .stamps/venv
+kubectl: .stamps/venv
 	@$(BIN)/python tools/get-kubectl.py >/dev/null
-	@mkdir -p $(@D) && touch $@
 
 clean: ## Remove what the build made
 	rm -rf $(VENV) .stamps build dist
