@@ -7,17 +7,13 @@ ledger finds the differences.
 
 How it knows:
 
-- It continues at the revision after the last one told, after asking, with a linearizable read, whether the
-server's
-  history at that revision ends with what was told: a restored server may have reached the same number another
-  way.
-- When nothing comes for a while, the server is asked for a linearizable read, with a deadline: a stopped
-process keeps
-  its connections, and a member that lost the others keeps its watches.
-- Now and then that read compares the newest change in the range with what was told. If they agree, everything
-up to
-  the server's present revision is known, so that a quiet range is not left behind by compaction; if they do
-  not agree twice, the watch has lost something, and is set up anew.
+- It continues at the revision after the last one told, after asking, with a linearizable read, whether the server's
+  history at that revision ends with what was told: a restored server may have reached the same number another way.
+- When nothing comes for a while, the server is asked for a linearizable read, with a deadline: a stopped process
+  keeps its connections, and a member that lost the others keeps its watches.
+- Now and then that read compares the newest change in the range with what was told. If they agree, everything up to
+  the server's present revision is known, so that a quiet range is not left behind by compaction; if they do not
+  agree twice, the watch has lost something, and is set up anew.
 """
 
 import logging
