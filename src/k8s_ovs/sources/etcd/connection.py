@@ -168,7 +168,9 @@ class Connection:
             async with asyncio.timeout(REFUSAL_SECONDS):
                 await reader.read(1)
         finally:
-            writer.transport.abort()
+            # Of a lost TLS connection, CPython 3.11.2 has forgotten the protocol, and stumbles over that (3.11.7 does not).
+            with suppress(AttributeError):
+                writer.transport.abort()
 
     async def _authenticate(self) -> None:
         if not self._settings.username:
