@@ -58,7 +58,7 @@ packages:
 	@TMPDIR="$(CURDIR)/$(@D)/tmp" $(BIN)/uv pip install -q --no-deps -e .
 	@rm -rf $(@D)/tmp && touch $@
 
-kubectl: .stamps/venv
+kubectl: .stamps/venv ## Get a kubectl into build/bin if the PATH has none of 1.32 or newer
 	@$(BIN)/python tools/get-kubectl.py >/dev/null
 
 clean: ## Remove what the build made

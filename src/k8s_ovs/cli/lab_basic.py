@@ -66,7 +66,7 @@ def up(**flags: Any) -> None:
     cluster = lifecycle.up(options, lambda line: click.echo(f"  {line}"))
     click.echo(f"lab {cluster.name} is ready after {time.monotonic() - begun:.1f} s; for your shell:")
     chosen = "" if cluster.name == "lab" else f" --name {cluster.name}"
-    click.echo(f'  eval "$(k8s-ovs lab env{chosen})"')
+    click.echo(f'  eval "$({shlex.quote(places.program())} lab env{chosen})"')
 
 
 @click.command()
@@ -85,7 +85,8 @@ def env(name: str, base: Path) -> None:
     cluster = load_cluster(base, name)
     for variable, value in places.shell_environment(cluster).items():
         click.echo(f"export {variable}={shlex.quote(value)}")
-    click.echo(f'export PATH={shlex.quote(str(places.program_directory()))}:"$PATH"')
+    ours = ":".join(str(directory) for directory in places.program_directories())
+    click.echo(f'export PATH={shlex.quote(ours)}:"$PATH"')
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

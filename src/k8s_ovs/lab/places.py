@@ -4,6 +4,7 @@ Reads what the kubelet has recorded; changes nothing.
 """
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 from k8s_ovs.errors import LabError
 from k8s_ovs.lab.cluster import ETCD_PREFIX, Cluster, Node
 from k8s_ovs.lab.commands import ovs_environment
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+_OWN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +103,15 @@ def shell_environment(cluster: Cluster) -> dict[str, str]:
     }
 
 
-def program_directory() -> Path:
-    """Where `k8s-ovs` is: `lab env` puts it into the shell's PATH."""
-    return Path(sys.executable).parent
+def program_directories(checkout: Path = CHECKOUT) -> tuple[Path, ...]:
+    """What `lab env` puts before the shell's PATH: where `k8s-ovs` is, and the kubectl of `make kubectl` if there is one."""
+    fetched = checkout / "build" / "bin"
+    return (_OWN, fetched) if (fetched / "kubectl").exists() else (_OWN,)
+
+
+def program() -> str:
+    """How this shell can call `k8s-ovs`: by its name, or with its path while the PATH does not have it."""
+    return "k8s-ovs" if shutil.which("k8s-ovs") else str(_OWN / "k8s-ovs")
 
 
 def _etcd_environment(endpoint: str) -> dict[str, str]:
