@@ -46,7 +46,7 @@ class _Protocol(H2Protocol):
     def abort(self) -> None:
         """Close without waiting: a hung server would not take part in closing a TLS connection."""
         if isinstance(self.transport, asyncio.WriteTransport):
-            self.transport.abort()
+            _abort(self.transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.closed, self.reason = True, exc
@@ -168,9 +168,7 @@ class Connection:
             async with asyncio.timeout(REFUSAL_SECONDS):
                 await reader.read(1)
         finally:
-            # Of a lost TLS connection, CPython 3.11.2 has forgotten the protocol, and stumbles over that (3.11.7 does not).
-            with suppress(AttributeError):
-                writer.transport.abort()
+            _abort(writer.transport)
 
     async def _authenticate(self) -> None:
         if not self._settings.username:
@@ -205,6 +203,12 @@ class Connection:
     ) -> Answer:
         call = UnaryUnaryMethod(self._channel, f"/etcdserverpb.{method}", type(request), answer)
         return await self.step(doing, call(request, timeout=self._settings.timeout, metadata=_bearing(token)))
+
+
+def _abort(transport: asyncio.WriteTransport) -> None:
+    # Of a lost TLS connection, CPython 3.11.2 has forgotten the protocol, and stumbles over that (3.11.7 does not).
+    with suppress(AttributeError):
+        transport.abort()
 
 
 class WatchReader:
