@@ -27,7 +27,10 @@ from k8s_ovs.sources.store import Store
     "--name", default="k8ssdn", show_default=True, help="Name: the network's keys are below PREFIX/NAME."
 )
 @click.option(
-    "--pod-network", default="172.11.0.0/16", show_default=True, help="Network: the cluster's pod CIDR."
+    "--pod-network",
+    default="172.11.0.0/16",
+    show_default=True,
+    help="Network: the cluster's pod CIDR. The default is the seed's, and not private address space.",
 )
 @click.option(
     "--host-bits", default=10, show_default=True, help="HostSubnetLength: 10 gives each host a /22."
