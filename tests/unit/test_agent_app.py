@@ -1,6 +1,7 @@
 """The agent as a whole on a dataplane in memory: what it waits for, what it announces, and what does not end it."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -94,6 +95,7 @@ class World:
             firewall=self.firewall,
             own_pods=self._own_pods,
             netns_exists=self.links.namespaces.__contains__,
+            cni_uid=os.getuid(),
         )
         return Agent(self.settings, services, parts)
 

@@ -105,7 +105,12 @@ class Agent:
         The owners of switch and bridge end last: CNI requests that run when the agent is stopped are finished or undone
         first, and that takes them.
         """
-        server = CniServer(self._settings.cni.socket, self._pods, observer=self._metrics.observe_cni)
+        server = CniServer(
+            self._settings.cni.socket,
+            self._pods,
+            observer=self._metrics.observe_cni,
+            uid=self._parts.cni_uid,
+        )
         async with asyncio.TaskGroup() as owners, asyncio.TaskGroup() as tasks:
             owners.create_task(self._parts.switch.run(), name="ovsdb")
             owners.create_task(self._reconciler.run(), name="reconciler")

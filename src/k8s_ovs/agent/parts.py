@@ -28,7 +28,10 @@ class FollowingSwitch(Switch, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AgentParts:
-    """The parts of one node. `own_pods` tells of the Pods bound to it; None where there is no API server."""
+    """The parts of one node. `own_pods` tells of the Pods bound to it; None where there is no API server.
+
+    Only processes of the user `cni_uid` may ask for pods to be attached.
+    """
 
     switch: FollowingSwitch
     flows: FlowTable
@@ -37,6 +40,7 @@ class AgentParts:
     firewall: Firewall
     own_pods: Callable[[], PodBatches] | None
     netns_exists: Callable[[str], bool] = os.path.exists
+    cni_uid: int = 0
 
     @classmethod
     def real(cls, settings: AgentSettings, kube: KubeClient | None) -> "AgentParts":
