@@ -53,7 +53,7 @@ packages:
 
 .stamps/venv: pyproject.toml requirements.lock
 	@mkdir -p $(@D)/tmp
-	@test -x $(BIN)/uv || { python3 -m venv $(VENV) && $(BIN)/python -m pip install -q uv; }
+	@test -x $(BIN)/uv || { python3 -m venv $(VENV) && $(BIN)/python -m pip install -q "uv>=0.5,<1"; }
 	@TMPDIR="$(CURDIR)/$(@D)/tmp" $(BIN)/uv pip sync -q --compile-bytecode --require-hashes requirements.lock
 	@TMPDIR="$(CURDIR)/$(@D)/tmp" $(BIN)/uv pip install -q --no-deps -e .
 	@rm -rf $(@D)/tmp && touch $@
