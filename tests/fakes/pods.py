@@ -121,10 +121,6 @@ class FakeSwitch:
     def datapath(self) -> Datapath:
         return "system"
 
-    @property
-    def generation(self) -> int:
-        return 0
-
     async def ensure_bridge(self, spec: BridgeSpec) -> None:
         raise AssertionError("pods do not make bridges")
 

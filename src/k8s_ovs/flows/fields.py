@@ -100,10 +100,6 @@ class Bits:
             raise PipelineError(f"{value:#x} does not fit into the {self.width} bits of {self.name}")
         return value << self.start
 
-    def covers(self, other: "Bits") -> bool:
-        """`other` lies within these bits."""
-        return self.field == other.field and other.mask & ~self.mask == 0
-
     @property
     def nxm(self) -> str:
         """The bits as ovs-ofctl spells them in actions."""

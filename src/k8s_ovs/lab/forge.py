@@ -10,8 +10,8 @@ import struct
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from k8s_ovs.agent.drops import read_drops
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
-from k8s_ovs.flows.names import describe
 from k8s_ovs.lab import namespaces
 from k8s_ovs.lab.cluster import Node
 from k8s_ovs.model.types import mac_of
@@ -93,13 +93,8 @@ def internet_checksum(data: bytes) -> int:
 
 async def drops(node: Node) -> dict[str, int]:
     """Packets that the node's bridge has dropped so far, by the name of the reason. Raises OpenFlowError."""
-    table = OfctlFlowTable(f"unix:{node.ovs_rundir / 'br0.mgmt'}")
-    counted: dict[str, int] = {}
-    for flow in await table.dump():
-        meaning = describe(flow.cookie)
-        if meaning is not None and meaning.drop is not None:
-            counted[meaning.drop.label] = counted.get(meaning.drop.label, 0) + flow.packets
-    return counted
+    counters = await read_drops(OfctlFlowTable(f"unix:{node.ovs_rundir / 'br0.mgmt'}"))
+    return {counter.reason.label: packets for counter, packets in counters.items()}
 
 
 def _mac(address: IPv4Address) -> bytes:

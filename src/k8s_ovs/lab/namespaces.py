@@ -104,15 +104,6 @@ def inside(path: Path, work: Callable[[], T]) -> T:
     return _in_thread(entered)
 
 
-def tcp_listeners(path: Path, addresses: Iterable[tuple[str, int]]) -> list[socket.socket]:
-    """Listening, non-blocking TCP sockets inside the namespace, in the order of `addresses`. Raises OSError."""
-
-    def work() -> list[socket.socket]:
-        return [listener(host, port) for host, port in addresses]
-
-    return inside(path, work)
-
-
 def listener(host: str, port: int) -> socket.socket:
     """A listening, non-blocking TCP socket in the calling thread's namespace."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
