@@ -13,7 +13,7 @@ from time import monotonic
 from k8s_ovs.config import VXLAN_OVERHEAD
 from k8s_ovs.dataplane.bridge import BridgeSpec, FlowTable, GatewaySpec, HostNetwork, Switch
 from k8s_ovs.errors import OpenFlowError
-from k8s_ovs.flows.diff import FlowMod
+from k8s_ovs.flows.diff import Mod
 from k8s_ovs.flows.pipeline import DesiredFlows
 from k8s_ovs.model.types import mac_of
 from k8s_ovs.model.view import LocalHost, NodeView, ViewKey
@@ -65,7 +65,7 @@ class BridgeWriter:
         self._plant = plant
         self._options = options
         self._desired = DesiredFlows()
-        self._pending: list[FlowMod] = []
+        self._pending: list[Mod] = []
         self._doubts = 1
         self._settled = 0
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Literal, Protocol
 
-from k8s_ovs.flows.diff import FlowMod
-from k8s_ovs.flows.flow import Flow
-from k8s_ovs.model.types import Attachment, AttachmentKey, Mac, OfPort
+from k8s_ovs.flows.diff import Item, Mod
+from k8s_ovs.model.types import Attachment, AttachmentKey, Mac, OfPort, PodLimits
 
 Datapath = Literal["system", "netdev"]
 """`datapath_type` of the bridge: the kernel module, or the switch's own userspace datapath."""
@@ -123,18 +122,37 @@ class Switch(Protocol):
     def attachments(self) -> list[Attachment]:
         """Every lease in OVSDB now."""
 
+    async def set_limits(self, key: AttachmentKey, limits: PodLimits) -> None:
+        """Write the limits into the lease, and the queue that holds the one towards the pod. Raises OvsdbError."""
+
     def changes(self) -> AsyncIterator[None]:
         """Yield whenever the bridge, its ports or the switch itself may have changed, also behind our back."""
 
 
 class FlowTable(Protocol):
-    """The bridge's OpenFlow tables. One task calls it."""
+    """The bridge's flows, groups and meters. One task calls it."""
 
-    async def commit(self, mods: Sequence[FlowMod]) -> None:
-        """Apply all of `mods` in one atomic bundle, or none. Returns when the switch has confirmed. Raises OpenFlowError."""
+    async def commit(self, mods: Sequence[Mod]) -> None:
+        """Apply `mods`: flows and groups in one atomic bundle, new meters before it, deleted ones after it.
 
-    async def replace(self, flows: Iterable[Flow]) -> SyncResult:
-        """Make the tables hold exactly `flows`, sending the difference only, as one bundle. Raises OpenFlowError."""
+        Returns when the switch has confirmed. Raises OpenFlowError; then nothing of the bundle was applied.
+        """
+
+    async def replace(self, items: Iterable[Item]) -> SyncResult:
+        """Make the bridge hold exactly `items`, sending the difference only, flows and groups as one bundle.
+
+        Flows that the switch has learned by itself (session affinity) stay. Raises OpenFlowError.
+        """
+
+    async def settle(self) -> None:
+        """Return once no packet is handled any more by what the bridge held before the last commit. Raises OpenFlowError.
+
+        A commit is confirmed when the tables are changed; the datapath goes on with what it has cached until its
+        revalidators have looked at it (ovs-vswitchd(8), revalidator/wait).
+        """
+
+    async def forget(self, endpoints: Iterable[tuple[IPv4Address, int, int]]) -> None:
+        """Forget the translated connections to these (address, IP protocol, port). Raises OpenFlowError."""
 
     async def dump(self, cookie: int = 0, mask: int = 0) -> list[FlowStats]:
         """The flows that the switch holds whose cookie is `cookie` where `mask` has ones. Raises OpenFlowError."""

@@ -8,8 +8,8 @@ from ipaddress import IPv4Address, IPv4Network
 from k8s_ovs.config import Mode, NetworkConfig
 from k8s_ovs.flows.flow import Flow
 from k8s_ovs.flows.pipeline import DesiredFlows
-from k8s_ovs.model.events import AttachmentSet, ConfigSet, Event, HostSubnetSet, NetNamespaceSet
-from k8s_ovs.model.types import Attachment, AttachmentKey, HostSubnet, NetNamespace, OfPort, SandboxId, Vni
+from k8s_ovs.model.events import AttachmentSet, ConfigSet, Event, HostSubnetSet, TenantSet
+from k8s_ovs.model.types import Attachment, AttachmentKey, HostSubnet, OfPort, SandboxId, Tenant, Vni
 from k8s_ovs.model.view import NodeView
 
 STORY = (
@@ -25,7 +25,8 @@ def example_flows() -> list[Flow]:
         view.apply(event)
     desired = DesiredFlows()
     desired.update(view)
-    return sorted(desired.all(), key=lambda flow: (flow.table, -flow.priority, flow.match_text()))
+    flows = [item for item in desired.all() if isinstance(item, Flow)]
+    return sorted(flows, key=lambda flow: (flow.table, -flow.priority, flow.match_text()))
 
 
 def _events() -> list[Event]:
@@ -50,6 +51,6 @@ def _events() -> list[Event]:
         ConfigSet(config),
         HostSubnetSet(HostSubnet("node1", IPv4Address("192.0.2.1"), IPv4Network("172.11.0.0/22"))),
         HostSubnetSet(HostSubnet("node2", IPv4Address("192.0.2.2"), IPv4Network("172.11.4.0/22"))),
-        NetNamespaceSet(NetNamespace("red", Vni(10))),
+        TenantSet(Tenant("red", Vni(10))),
         AttachmentSet(pod),
     ]

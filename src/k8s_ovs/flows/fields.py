@@ -127,6 +127,7 @@ REG0 = Field("reg0", "NXM_NX_REG0", 32, 10)
 REG1 = Field("reg1", "NXM_NX_REG1", 32, 11)
 REG2 = Field("reg2", "NXM_NX_REG2", 32, 12)
 REG3 = Field("reg3", "NXM_NX_REG3", 32, 13)
+REG4 = Field("reg4", "NXM_NX_REG4", 32, 14)
 IN_PORT = Field("in_port", "NXM_OF_IN_PORT", 16, 30, str)
 VLAN_TCI = Field(
     "vlan_tci", "NXM_OF_VLAN_TCI", 16, 31, lambda value: f"{value:#06x}", lambda mask: f"/{mask:#06x}"
@@ -159,6 +160,10 @@ ORIGIN = Bits("origin", REG0, 24, 2, "1 tunnel, 2 pod, 3 gateway")
 DESTINATION_VNI = Bits(
     "destination VNI", REG1, 0, 24, "tenant of the local pod it goes to; 0 is global, and the gateway"
 )
+SECOND_VNI = Bits(
+    "second VNI", REG4, 0, 24, "while a tenant changes: the other VNI as which the destination can be reached"
+)
+HAS_SECOND_VNI = Bits("second VNI present", REG4, 24, 1, "the second VNI counts")
 OUTPUT_PORT = Bits("output port", REG2, 0, 32, "port that deliver sends it out of")
 ARP_SWAP = Bits("ARP swap", REG3, 0, 32, "an address, while the ARP responder swaps sender and target")
 TUNNEL_KEY = Bits("tunnel key", TUN_ID, 0, 24, "VNI in the VXLAN header")
@@ -176,6 +181,8 @@ METADATA: tuple[Bits, ...] = (
     SOURCE_VNI,
     ORIGIN,
     DESTINATION_VNI,
+    SECOND_VNI,
+    HAS_SECOND_VNI,
     OUTPUT_PORT,
     ARP_SWAP,
     CT_CLIENT_VNI,

@@ -1,13 +1,12 @@
 """From records to flows: what the bridge should hold, and what has to change for that.
 
-Used by the agent's reconciler: a NodeView says what changed, `DesiredFlows.update` answers with the flow modifications
-for one bundle. The flows themselves come from `flows.stages`. Nothing here talks to a switch.
+Used by the agent's reconciler: a NodeView says what changed, `DesiredFlows.update` answers with the modifications
+for one commit. The flows themselves come from `flows.stages`. Nothing here talks to a switch.
 """
 
 from collections.abc import Iterable, Iterator
 
-from k8s_ovs.flows.diff import FlowMod, add, delete
-from k8s_ovs.flows.flow import Flow, Identity
+from k8s_ovs.flows.diff import Item, ItemIdentity, Mod, add, delete, in_order
 from k8s_ovs.flows.names import Drop
 from k8s_ovs.flows.stages.arp import Arp
 from k8s_ovs.flows.stages.base import Stage
@@ -46,8 +45,8 @@ STAGES: tuple[Stage, ...] = (
 """Every stage, in the order in which a packet meets them."""
 
 
-def flows_of(key: ViewKey, record: ViewRecord | None, local: LocalHost | None) -> tuple[Flow, ...]:
-    """The flows of one object. The node itself has some even before it has a subnet: they drop, and say why."""
+def flows_of(key: ViewKey, record: ViewRecord | None, local: LocalHost | None) -> tuple[Item, ...]:
+    """The flows, groups and meters of one object. The node itself has some even before it has a subnet: they drop, and say why."""
     if key == LOCAL_HOST:
         return tuple(_node_flows(local))
     if local is None or record is None:
@@ -55,7 +54,7 @@ def flows_of(key: ViewKey, record: ViewRecord | None, local: LocalHost | None) -
     return tuple(flow for stage in STAGES for flow in _stage_flows(stage, record, local))
 
 
-def _stage_flows(stage: Stage, record: ViewRecord, local: LocalHost) -> Iterable[Flow]:
+def _stage_flows(stage: Stage, record: ViewRecord, local: LocalHost) -> Iterable[Item]:
     match record:
         case LocalHost():
             return stage.node(record)
@@ -67,7 +66,7 @@ def _stage_flows(stage: Stage, record: ViewRecord, local: LocalHost) -> Iterable
             return stage.tenant(local, record)
 
 
-def _node_flows(local: LocalHost | None) -> Iterator[Flow]:
+def _node_flows(local: LocalHost | None) -> Iterator[Item]:
     for table in TABLES.values():
         yield table.end()
     if local is None:
@@ -78,45 +77,47 @@ def _node_flows(local: LocalHost | None) -> Iterator[Flow]:
 
 
 class DesiredFlows:
-    """What the bridge should hold, by the object that wants it.
+    """What the bridge should hold, by the object that wants it: flows, and the groups and meters that they use.
 
-    Should two objects want a flow of the same identity, the one whose key comes first (`key_order`) gets it, whoever
+    Should two objects want one of the same identity, the one whose key comes first (`key_order`) gets it, whoever
     came first in time.
     """
 
     def __init__(self) -> None:
         self._local: LocalHost | None = None
-        self._by_key: dict[ViewKey, dict[Identity, Flow]] = {}
-        self._claims: dict[Identity, dict[ViewKey, Flow]] = {}
+        self._by_key: dict[ViewKey, dict[ItemIdentity, Item]] = {}
+        self._claims: dict[ItemIdentity, dict[ViewKey, Item]] = {}
 
     def __len__(self) -> int:
         return len(self._claims)
 
-    def update(self, view: NodeView, dirty: Iterable[ViewKey] | None = None) -> list[FlowMod]:
-        """Compute the flows of the dirty keys again (None: of all); return the differences, each identity once.
+    def update(self, view: NodeView, dirty: Iterable[ViewKey] | None = None) -> list[Mod]:
+        """Compute the flows of the dirty keys again (None: of all); return the differences in order, each identity once.
 
-        A change of the node itself makes every key dirty without being told. Deletes come first.
+        A change of the node itself makes every key dirty without being told.
         """
         keys = set(dirty) if dirty is not None else set(view.keys())
         if dirty is None or view.local != self._local or not self._by_key:
             keys |= view.keys() | set(self._by_key)
             self._local = view.local
-        before: dict[Identity, Flow | None] = {}
+        before: dict[ItemIdentity, Item | None] = {}
         for key in sorted(keys, key=key_order):
-            wanted = {flow.identity: flow for flow in flows_of(key, view.record(key), view.local)}
+            wanted: dict[ItemIdentity, Item] = {
+                item.identity: item for item in flows_of(key, view.record(key), view.local)
+            }
             self._replace(key, wanted, before)
         return self._mods(before)
 
-    def all(self) -> Iterator[Flow]:
-        """Every flow, each identity once."""
+    def all(self) -> Iterator[Item]:
+        """Everything, each identity once."""
         return (_winner(claims) for claims in self._claims.values())
 
-    def of(self, key: ViewKey) -> tuple[Flow, ...]:
-        """The flows that one object wants."""
+    def of(self, key: ViewKey) -> tuple[Item, ...]:
+        """What one object wants."""
         return tuple(self._by_key.get(key, {}).values())
 
     def _replace(
-        self, key: ViewKey, wanted: dict[Identity, Flow], before: dict[Identity, Flow | None]
+        self, key: ViewKey, wanted: dict[ItemIdentity, Item], before: dict[ItemIdentity, Item | None]
     ) -> None:
         had = self._by_key.get(key, {})
         if had == wanted:
@@ -135,20 +136,19 @@ class DesiredFlows:
         else:
             self._by_key.pop(key, None)
 
-    def _mods(self, before: dict[Identity, Flow | None]) -> list[FlowMod]:
-        deletes: list[FlowMod] = []
-        adds: list[FlowMod] = []
+    def _mods(self, before: dict[ItemIdentity, Item | None]) -> list[Mod]:
+        mods: list[Mod] = []
         for identity, old in before.items():
             claims = self._claims.get(identity)
             new = _winner(claims) if claims else None
             if new is None and old is not None:
-                deletes.append(delete(old))
+                mods.append(delete(old))
             elif new is not None and new != old:
-                adds.append(add(new))
-        return deletes + adds
+                mods.append(add(new))
+        return in_order(mods)
 
 
-def _winner(claims: dict[ViewKey, Flow]) -> Flow:
+def _winner(claims: dict[ViewKey, Item]) -> Item:
     if len(claims) == 1:
         return next(iter(claims.values()))
     return claims[min(claims, key=key_order)]

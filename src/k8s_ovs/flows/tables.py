@@ -221,7 +221,7 @@ ROUTE = Table(
     miss=Drop.OUTSIDE_NOT_FROM_POD,
     matches=(f.ETH_TYPE.whole, f.IP_DST.whole, f.ORIGIN),
     sets=(
-        *(f.DESTINATION_VNI, f.OUTPUT_PORT),
+        *(f.DESTINATION_VNI, f.SECOND_VNI, f.HAS_SECOND_VNI, f.OUTPUT_PORT),
         *(f.ETH_DST.whole, f.TUN_SRC.whole, f.TUN_DST.whole, f.TUNNEL_KEY),
     ),
     next=(_TENANT, _DELIVER),
@@ -233,7 +233,7 @@ TENANT = Table(
     decides="at the destination's host: whether source and destination are one tenant, or one of them is global",
     filled="tenant present on this host",
     miss=Drop.TENANT_MISMATCH,
-    matches=(f.SOURCE_VNI, f.DESTINATION_VNI),
+    matches=(f.SOURCE_VNI, f.DESTINATION_VNI, f.SECOND_VNI, f.HAS_SECOND_VNI),
     next=(_DELIVER,),
 )
 DELIVER = Table(

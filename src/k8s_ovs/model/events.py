@@ -10,7 +10,8 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 
 from k8s_ovs.config import NetworkConfig
-from k8s_ovs.model.types import Attachment, AttachmentKey, HostSubnet, NetNamespace
+from k8s_ovs.model.services import EndpointSlice, Service
+from k8s_ovs.model.types import Attachment, AttachmentKey, HostSubnet, Tenant
 
 
 class Source(StrEnum):
@@ -18,8 +19,10 @@ class Source(StrEnum):
 
     CONFIG = "config"
     HOST_SUBNETS = "host-subnets"
-    NET_NAMESPACES = "net-namespaces"
+    TENANTS = "tenants"
     ATTACHMENTS = "attachments"
+    SERVICES = "services"
+    ENDPOINT_SLICES = "endpoint-slices"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +47,15 @@ class HostSubnetGone:
 
 
 @dataclass(frozen=True, slots=True)
-class NetNamespaceSet:
-    """The tenant record of `record.name` is this."""
+class TenantSet:
+    """The tenant of the Namespace `tenant.name` is this."""
 
-    record: NetNamespace
+    tenant: Tenant
 
 
 @dataclass(frozen=True, slots=True)
-class NetNamespaceGone:
-    """No tenant record exists for this Namespace."""
+class TenantGone:
+    """The Namespace has no tenant."""
 
     name: str
 
@@ -72,6 +75,36 @@ class AttachmentGone:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceSet:
+    """The Service is this."""
+
+    service: Service
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceGone:
+    """There is no Service of this name in this Namespace."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSliceSet:
+    """The EndpointSlice is this."""
+
+    slice: EndpointSlice
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSliceGone:
+    """There is no EndpointSlice of this name in this Namespace."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Synced:
     """The source has delivered everything it knows."""
 
@@ -82,9 +115,13 @@ Event = (
     ConfigSet
     | HostSubnetSet
     | HostSubnetGone
-    | NetNamespaceSet
-    | NetNamespaceGone
+    | TenantSet
+    | TenantGone
     | AttachmentSet
     | AttachmentGone
+    | ServiceSet
+    | ServiceGone
+    | EndpointSliceSet
+    | EndpointSliceGone
     | Synced
 )

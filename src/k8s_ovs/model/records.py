@@ -63,11 +63,15 @@ class LocalHost:
 
 @dataclass(frozen=True, slots=True)
 class LocalPod:
-    """A pod on this node whose port and tenant are known."""
+    """A pod on this node whose port and tenant are known.
+
+    `vni` is what it sends with; `accepts` the one or two as which it can be reached (see `Tenant.accepts`).
+    """
 
     attachment: Attachment
     ofport: OfPort
     vni: Vni
+    accepts: tuple[Vni, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +84,15 @@ class RemoteHost:
 
 @dataclass(frozen=True, slots=True)
 class TenantPresent:
-    """A tenant (never the global one) that has a pod on this node."""
+    """A tenant (never the global one) as which a pod on this node can be reached.
+
+    `first` and `second` say whether it is the first or the second that some pod accepts; the second exists only while
+    a tenant changes.
+    """
 
     vni: Vni
+    first: bool = True
+    second: bool = False
 
 
 ViewRecord = LocalHost | LocalPod | RemoteHost | TenantPresent

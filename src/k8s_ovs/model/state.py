@@ -14,15 +14,23 @@ from k8s_ovs.model.events import (
     AttachmentGone,
     AttachmentSet,
     ConfigSet,
+    EndpointSliceGone,
+    EndpointSliceSet,
     Event,
     HostSubnetGone,
     HostSubnetSet,
-    NetNamespaceGone,
-    NetNamespaceSet,
+    ServiceGone,
+    ServiceSet,
     Source,
     Synced,
+    TenantGone,
+    TenantSet,
 )
-from k8s_ovs.model.types import Attachment, AttachmentKey, HostSubnet, NetNamespace
+from k8s_ovs.model.services import EndpointSlice, Service
+from k8s_ovs.model.types import Attachment, AttachmentKey, HostSubnet, Tenant
+
+ObjectName = tuple[str, str]
+"""Namespace and name."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -34,8 +42,10 @@ class ClusterState:
 
     config: NetworkConfig | None = None
     host_subnets: dict[IPv4Address, HostSubnet] = field(default_factory=dict)
-    net_namespaces: dict[str, NetNamespace] = field(default_factory=dict)
+    tenants: dict[str, Tenant] = field(default_factory=dict)
     attachments: dict[AttachmentKey, Attachment] = field(default_factory=dict)
+    services: dict[ObjectName, Service] = field(default_factory=dict)
+    endpoint_slices: dict[ObjectName, EndpointSlice] = field(default_factory=dict)
     synced: set[Source] = field(default_factory=set)
 
     @classmethod
@@ -44,16 +54,20 @@ class ClusterState:
         *,
         config: NetworkConfig | None = None,
         host_subnets: Iterable[HostSubnet] = (),
-        net_namespaces: Iterable[NetNamespace] = (),
+        tenants: Iterable[Tenant] = (),
         attachments: Iterable[Attachment] = (),
+        services: Iterable[Service] = (),
+        endpoint_slices: Iterable[EndpointSlice] = (),
         synced: Iterable[Source] = (),
     ) -> "ClusterState":
         """The state that consists of these objects."""
         return cls(
             config=config,
             host_subnets={record.host_ip: record for record in host_subnets},
-            net_namespaces={record.name: record for record in net_namespaces},
+            tenants={record.name: record for record in tenants},
             attachments={attachment.key: attachment for attachment in attachments},
+            services={(service.namespace, service.name): service for service in services},
+            endpoint_slices={(piece.namespace, piece.name): piece for piece in endpoint_slices},
             synced=set(synced),
         )
 
@@ -68,14 +82,22 @@ class ClusterState:
                 return _put(self.host_subnets, record.host_ip, record)
             case HostSubnetGone(host_ip):
                 return self.host_subnets.pop(host_ip, None) is not None
-            case NetNamespaceSet(namespace):
-                return _put(self.net_namespaces, namespace.name, namespace)
-            case NetNamespaceGone(name):
-                return self.net_namespaces.pop(name, None) is not None
+            case TenantSet(tenant):
+                return _put(self.tenants, tenant.name, tenant)
+            case TenantGone(name):
+                return self.tenants.pop(name, None) is not None
             case AttachmentSet(attachment):
                 return _put(self.attachments, attachment.key, attachment)
             case AttachmentGone(key):
                 return self.attachments.pop(key, None) is not None
+            case ServiceSet(service):
+                return _put(self.services, (service.namespace, service.name), service)
+            case ServiceGone(namespace, name):
+                return self.services.pop((namespace, name), None) is not None
+            case EndpointSliceSet(piece):
+                return _put(self.endpoint_slices, (piece.namespace, piece.name), piece)
+            case EndpointSliceGone(namespace, name):
+                return self.endpoint_slices.pop((namespace, name), None) is not None
             case Synced(source):
                 new = source not in self.synced
                 self.synced.add(source)
@@ -86,8 +108,10 @@ class ClusterState:
         if self.config is not None:
             yield ConfigSet(self.config)
         yield from map(HostSubnetSet, self.host_subnets.values())
-        yield from map(NetNamespaceSet, self.net_namespaces.values())
+        yield from map(TenantSet, self.tenants.values())
         yield from map(AttachmentSet, self.attachments.values())
+        yield from map(ServiceSet, self.services.values())
+        yield from map(EndpointSliceSet, self.endpoint_slices.values())
         yield from map(Synced, sorted(self.synced))
 
 

@@ -5,6 +5,7 @@ Used by every layer above. Pure values: immutable, comparable, no I/O.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import NewType
 
@@ -58,9 +59,9 @@ class HostSubnet:
 
 @dataclass(frozen=True, slots=True)
 class NetNamespace:
-    """The tenant record of a Namespace (etcd: PREFIX/NAME/netnamespaces/NAMESPACE).
+    """What people read and ask for: the net namespace of a Namespace (etcd: PREFIX/NAME/netnamespaces/NAMESPACE).
 
-    `net_id` is None in a request that leaves the choice to us. `action` is empty, "join", "isolate" or "global";
+    The controller answers in it; switches obey `Tenant`. `net_id` is None in a request that leaves the choice to us. `action` is empty, "join", "isolate" or "global";
     `other` is the Namespace to join.
     """
 
@@ -69,6 +70,86 @@ class NetNamespace:
     action: str = ""
     other: str = ""
     extra: Mapping[str, object] = field(default_factory=dict, compare=False, hash=False)
+
+
+class TenantStep(StrEnum):
+    """How far a change of a tenant has come; every node applies one step before the next one begins."""
+
+    ACCEPT = "accept"
+    """Its pods send with the old VNI, and accept what both may send them."""
+    SEND = "send"
+    """Its pods send with the new VNI, and accept what both may send them."""
+    CLOSE = "close"
+    """Its pods send with the new VNI, and accept only what that may send them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantChange:
+    """A Namespace on its way from one VNI to another: make before break.
+
+    `id` tells this change from any other of the same Namespace. `action` and `other` are the request that it answers.
+    """
+
+    id: str
+    step: TenantStep
+    old: Vni
+    new: Vni
+    action: str = ""
+    other: str = ""
+
+    @property
+    def token(self) -> str:
+        """What a node that has applied this step reports."""
+        return f"{self.id}/{self.step}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """The tenant of a Namespace, as the controller has decided it and as switches obey it.
+
+    etcd: PREFIX/NAME/tenants/NAMESPACE, written by the controller only. `vni` is the one that counts once no `change` is
+    under way: the old one before, the new one from the moment that a change is complete.
+    """
+
+    name: str
+    vni: Vni
+    change: TenantChange | None = None
+
+    @property
+    def sends(self) -> Vni:
+        """The VNI that its pods' packets carry."""
+        if self.change is None:
+            return self.vni
+        return self.change.old if self.change.step is TenantStep.ACCEPT else self.change.new
+
+    @property
+    def accepts(self) -> tuple[Vni, ...]:
+        """The VNIs as which its pods and Services can be reached: one, or two different tenants'; 0 alone if one is global."""
+        if self.change is None or self.change.step is TenantStep.CLOSE:
+            return (self.sends,)
+        both = tuple(dict.fromkeys((self.change.old, self.change.new)))
+        return (GLOBAL_VNI,) if GLOBAL_VNI in both else both
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReport:
+    """What the agent of a node has brought about (etcd: PREFIX/agents/NAME/HOSTIP, gone soon after the agent is).
+
+    `applied` holds, for each Namespace whose tenant changes, the token of the step that this node's switch has applied:
+    no packet is handled by what was before it any more.
+    """
+
+    host: str
+    host_ip: IPv4Address
+    applied: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PodLimits:
+    """Bandwidth of a pod in bits per second; None is unlimited. `ingress` is towards the pod, `egress` from it."""
+
+    ingress: int | None = None
+    egress: int | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -95,6 +176,7 @@ class Attachment:
     netns: str
     host_ifname: str
     ofport: OfPort | None = None
+    limits: PodLimits = PodLimits()
 
     @property
     def mac(self) -> Mac:

@@ -14,12 +14,16 @@ from k8s_ovs.model.events import (
     AttachmentGone,
     AttachmentSet,
     ConfigSet,
+    EndpointSliceGone,
+    EndpointSliceSet,
     Event,
     HostSubnetGone,
     HostSubnetSet,
-    NetNamespaceGone,
-    NetNamespaceSet,
+    ServiceGone,
+    ServiceSet,
     Synced,
+    TenantGone,
+    TenantSet,
 )
 from k8s_ovs.model.hosts import HostIndex
 from k8s_ovs.model.pods import PodIndex
@@ -39,12 +43,10 @@ from k8s_ovs.model.records import (
 from k8s_ovs.model.state import ClusterState
 from k8s_ovs.model.types import (
     GLOBAL_VNI,
-    MAX_VNI,
-    MIN_TENANT_VNI,
     Attachment,
     AttachmentKey,
     HostSubnet,
-    NetNamespace,
+    Tenant,
     Vni,
 )
 
@@ -73,11 +75,11 @@ class NodeView:
         self.state = ClusterState()
         self._hosts = HostIndex(host, host_ip)
         self._pods = PodIndex()
-        self._namespaces_of: dict[Vni, set[str]] = {}
+        self._namespaces_as: dict[Vni, set[str]] = {}
 
     def apply(self, event: Event) -> frozenset[ViewKey]:
         """Take in one event; the keys whose record may have changed."""
-        old_namespace = self._old_namespace(event)
+        old_tenant = self._old_tenant(event)
         if not self.state.apply(event):
             return frozenset()
         match event:
@@ -88,14 +90,16 @@ class NodeView:
                 dirty = self._host_changed(record.host_ip, record)
             case HostSubnetGone(host_ip):
                 dirty = self._host_changed(host_ip, None)
-            case NetNamespaceSet(namespace):
-                dirty = self._namespace_changed(namespace.name, old_namespace, namespace)
-            case NetNamespaceGone(name):
-                dirty = self._namespace_changed(name, old_namespace, None)
+            case TenantSet(tenant):
+                dirty = self._tenant_changed(tenant.name, old_tenant, tenant)
+            case TenantGone(name):
+                dirty = self._tenant_changed(name, old_tenant, None)
             case AttachmentSet(attachment):
                 dirty = self._pod_changed(attachment.key, attachment)
             case AttachmentGone(key):
                 dirty = self._pod_changed(key, None)
+            case ServiceSet() | ServiceGone() | EndpointSliceSet() | EndpointSliceGone():
+                dirty = frozenset()
             case Synced():
                 dirty = frozenset()
         return dirty
@@ -106,13 +110,18 @@ class NodeView:
         return self._hosts.local
 
     def vni_of(self, namespace: str) -> Vni | None:
-        """The tenant of a Namespace; None while it is not known. There is no default."""
+        """The VNI that a Namespace's pods send with; None while it is not known. There is no default."""
+        tenant = self.tenant_of(namespace)
+        return tenant.sends if tenant is not None else None
+
+    def tenant_of(self, namespace: str) -> Tenant | None:
+        """The tenant of a Namespace; None while it is not known. In single-tenant mode all are global."""
         config = self.state.config
         if config is None:
             return None
         if config.mode is Mode.SUBNET:
-            return GLOBAL_VNI
-        return _valid_vni(self.state.net_namespaces.get(namespace))
+            return Tenant(namespace, GLOBAL_VNI)
+        return self.state.tenants.get(namespace)
 
     def record(self, key: ViewKey) -> ViewRecord | None:
         """What the key stands for now; None if there is no such thing, or it may not have flows."""
@@ -156,13 +165,6 @@ class NodeView:
         for record in self.state.host_subnets.values():
             if (error := self._hosts.problem(record)) is not None:
                 yield error
-        for namespace in self.state.net_namespaces.values():
-            if namespace.net_id is not None and _valid_vni(namespace) is None:
-                yield RecordError(
-                    f"netnamespaces/{namespace.name}",
-                    f"NetID {namespace.net_id} is none that a tenant can have",
-                    remedy=f"its pods have no network; use 0 (global) or {MIN_TENANT_VNI} to {MAX_VNI}",
-                )
         if self.local is not None:
             for attachment in self.state.attachments.values():
                 if (error := self._pods.problem(attachment, self.local)) is not None:
@@ -172,31 +174,33 @@ class NodeView:
         attachment = self._pods.get(key)
         if attachment is None or self.local is None:
             return None
-        vni = self.vni_of(attachment.namespace)
+        tenant = self.tenant_of(attachment.namespace)
         ofport = self._pods.usable(attachment, self.local)
-        if vni is None or ofport is None:
+        if tenant is None or ofport is None:
             return None
-        return LocalPod(attachment, ofport, vni)
+        return LocalPod(attachment, ofport, tenant.sends, tenant.accepts)
 
     def _tenant(self, vni: Vni) -> TenantPresent | None:
         config = self.state.config
         if vni == GLOBAL_VNI or config is None or config.mode is Mode.SUBNET:
             return None
-        for namespace in self._namespaces_of.get(vni, ()):
-            if any(self._pod(key) is not None for key in self._pods.in_namespace(namespace)):
-                return TenantPresent(vni)
-        return None
+        places = {
+            self.state.tenants[namespace].accepts.index(vni)
+            for namespace in self._namespaces_as.get(vni, ())
+            if any(self._pod(key) is not None for key in self._pods.in_namespace(namespace))
+        }
+        return TenantPresent(vni, first=0 in places, second=1 in places) if places else None
 
     def _tenant_keys(self, namespaces: Iterable[str]) -> set[TenantKey]:
-        vnis = (_valid_vni(self.state.net_namespaces.get(namespace)) for namespace in namespaces)
-        return {TenantKey(vni) for vni in vnis if vni}
+        tenants = (self.state.tenants.get(namespace) for namespace in namespaces)
+        return {TenantKey(vni) for tenant in tenants if tenant for vni in tenant.accepts if vni}
 
-    def _old_namespace(self, event: Event) -> NetNamespace | None:
+    def _old_tenant(self, event: Event) -> Tenant | None:
         match event:
-            case NetNamespaceSet(record):
-                return self.state.net_namespaces.get(record.name)
-            case NetNamespaceGone(name):
-                return self.state.net_namespaces.get(name)
+            case TenantSet(tenant):
+                return self.state.tenants.get(tenant.name)
+            case TenantGone(name):
+                return self.state.tenants.get(name)
             case _:
                 return None
 
@@ -205,22 +209,19 @@ class NodeView:
         affected = frozenset(RemoteHostKey(ip) for ip in self._hosts.replace(host_ip, record))
         return affected if self.local == before else affected | self.keys()
 
-    def _namespace_changed(
-        self, name: str, old: NetNamespace | None, new: NetNamespace | None
-    ) -> frozenset[ViewKey]:
-        before, after = _valid_vni(old), _valid_vni(new)
-        if before == after:
-            return frozenset()
-        if before is not None:
-            self._namespaces_of[before].discard(name)
-            if not self._namespaces_of[before]:
-                del self._namespaces_of[before]
-        if after is not None:
-            self._namespaces_of.setdefault(after, set()).add(name)
+    def _tenant_changed(self, name: str, old: Tenant | None, new: Tenant | None) -> frozenset[ViewKey]:
+        before = old.accepts if old is not None else ()
+        after = new.accepts if new is not None else ()
+        for vni in before:
+            self._namespaces_as[vni].discard(name)
+            if not self._namespaces_as[vni]:
+                del self._namespaces_as[vni]
+        for vni in after:
+            self._namespaces_as.setdefault(vni, set()).add(name)
         pods = self._pods.in_namespace(name)
         if not pods:
             return frozenset()
-        tenants = (TenantKey(vni) for vni in (before, after) if vni)
+        tenants = (TenantKey(vni) for vni in {*before, *after} if vni)
         return frozenset((*map(LocalPodKey, pods), *tenants))
 
     def _pod_changed(self, key: AttachmentKey, attachment: Attachment | None) -> frozenset[ViewKey]:
@@ -230,12 +231,3 @@ class NodeView:
         if before is not None:
             namespaces.add(before.namespace)
         return frozenset((*map(LocalPodKey, affected), *self._tenant_keys(namespaces)))
-
-
-def _valid_vni(record: NetNamespace | None) -> Vni | None:
-    """The VNI that a tenant record gives; None if it gives none that a tenant can have."""
-    if record is None or record.net_id is None:
-        return None
-    if record.net_id == GLOBAL_VNI or MIN_TENANT_VNI <= record.net_id <= MAX_VNI:
-        return record.net_id
-    return None

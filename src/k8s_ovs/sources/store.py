@@ -12,28 +12,48 @@ from typing import Protocol
 from k8s_ovs.config import NetworkConfig
 from k8s_ovs.errors import RecordError, SourceError
 from k8s_ovs.model.events import Event
-from k8s_ovs.model.types import HostSubnet, NetNamespace
+from k8s_ovs.model.types import AgentReport, HostSubnet, NetNamespace, Tenant
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All records at one revision. `problems` names the malformed ones (by key), which are in neither mapping."""
+    """All records at one revision. `problems` names the malformed ones (by key), which are in no mapping.
+
+    `reports` are those of the agents that live, or did a few seconds ago.
+    """
 
     revision: int
     host_subnets: Mapping[IPv4Address, HostSubnet]
     net_namespaces: Mapping[str, NetNamespace]
     problems: Mapping[str, RecordError] = field(default_factory=dict)
+    tenants: Mapping[str, Tenant] = field(default_factory=dict)
+    reports: Mapping[IPv4Address, AgentReport] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Writes to one kind of record, all or none, valid only on top of `based_on` (a snapshot's revision)."""
+    """Writes of records, all or none, valid only on top of `based_on` (a snapshot's revision).
+
+    Net namespaces and tenants are one kind here: a write to either holds only if none of both has changed.
+    """
 
     based_on: int
     put_subnets: Sequence[HostSubnet] = ()
     delete_subnets: Sequence[IPv4Address] = ()
     put_namespaces: Sequence[NetNamespace] = ()
     delete_namespaces: Sequence[str] = ()
+    put_tenants: Sequence[Tenant] = ()
+    delete_tenants: Sequence[str] = ()
+
+
+class Presence(Protocol):
+    """One agent's sign of life and its report, kept in the store for as long as `run` runs, and a few seconds longer."""
+
+    async def run(self) -> None:
+        """Keep the report that was told last in the store, through every outage. Until cancelled."""
+
+    def tell(self, report: AgentReport) -> None:
+        """This is the report from now on. Returns at once."""
 
 
 class Store(Protocol):
@@ -54,13 +74,20 @@ class Store(Protocol):
     def watch(self) -> AsyncIterator[Sequence[Event]]:
         """Batches of events, without end.
 
-        First everything that exists, in batches whose last one ends with Synced(HOST_SUBNETS) and
-        Synced(NET_NAMESPACES); then what changes, one batch a revision. Outages, compaction and restarts of the server
+        It tells of host subnets and tenants; of net namespaces, which are requests and answers, only that something
+        changed, with an empty batch. First everything that exists, in batches whose last one ends with
+        Synced(HOST_SUBNETS) and Synced(TENANTS); then what changes, one batch a revision. Outages, compaction and restarts of the server
         are survived inside: nothing is lost, nothing is told twice, and after a re-read only the differences are told
         (with Gone for what vanished meanwhile). Malformed records are skipped and listed in `problems`; a record that
         becomes malformed is told as neither Set nor Gone: what was known stays. A batch of nothing else is empty, so
         that whoever reports `problems` learns of it.
         """
+
+    def watch_reports(self) -> AsyncIterator[None]:
+        """Yield, without end, whenever some agent's report has changed, come or gone, and once at the beginning."""
+
+    def presence(self) -> Presence:
+        """The place of this process's agent."""
 
     @property
     def problems(self) -> Mapping[str, RecordError]:

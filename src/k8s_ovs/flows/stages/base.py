@@ -5,29 +5,29 @@ Subclassed by every stage; called by `flows.pipeline`. A stage returns flows and
 
 from collections.abc import Iterable
 
-from k8s_ovs.flows.flow import Flow
+from k8s_ovs.flows.diff import Item
 from k8s_ovs.model.records import LocalHost, LocalPod, RemoteHost, TenantPresent
 
 
 class Stage:
     """A part of the pipeline. The methods say what each kind of object adds; by default nothing."""
 
-    def node(self, local: LocalHost) -> Iterable[Flow]:
+    def node(self, local: LocalHost) -> Iterable[Item]:
         """The flows that are there on every node, and follow from its config and its own subnet only."""
         del local
         return ()
 
-    def pod(self, local: LocalHost, pod: LocalPod) -> Iterable[Flow]:
+    def pod(self, local: LocalHost, pod: LocalPod) -> Iterable[Item]:
         """The flows of a pod on this node."""
         del local, pod
         return ()
 
-    def remote_host(self, local: LocalHost, remote: RemoteHost) -> Iterable[Flow]:
+    def remote_host(self, local: LocalHost, remote: RemoteHost) -> Iterable[Item]:
         """The flows of another host."""
         del local, remote
         return ()
 
-    def tenant(self, local: LocalHost, tenant: TenantPresent) -> Iterable[Flow]:
+    def tenant(self, local: LocalHost, tenant: TenantPresent) -> Iterable[Item]:
         """The flows of a tenant that has a pod on this node."""
         del local, tenant
         return ()

@@ -15,10 +15,12 @@ from k8s_ovs.flows.fields import (
     DESTINATION_VNI,
     ETH_DST,
     ETH_TYPE,
+    HAS_SECOND_VNI,
     IP_DST,
     IP_TYPE,
     ORIGIN,
     OUTPUT_PORT,
+    SECOND_VNI,
     SOURCE_VNI,
     TUN_DST,
     TUN_SRC,
@@ -66,7 +68,9 @@ class Route(Stage):
         """To the pod's port, with the pod's MAC."""
         del local
         ip = pod.attachment.address
-        actions = _to_port(pod.ofport, pod.vni, pod.attachment.mac)
+        actions = _to_port(pod.ofport, pod.accepts[0], pod.attachment.mac)
+        if len(pod.accepts) > 1:
+            actions = [SetField(SECOND_VNI, pod.accepts[1]), SetField(HAS_SECOND_VNI, 1), *actions]
         yield ROUTE.flow(700, [_IP, address(IP_DST, ip)], actions, about=int(ip))
 
     def remote_host(self, local: LocalHost, remote: RemoteHost) -> Iterator[Flow]:
