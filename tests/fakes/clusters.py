@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from fakes.simulator import Fabric, Switch
 from k8s_ovs.config import Mode, NetworkConfig
 from k8s_ovs.flows.pipeline import DesiredFlows
-from k8s_ovs.model.events import AttachmentSet, ConfigSet, Event, HostSubnetSet, NetNamespaceSet
+from k8s_ovs.model.events import AttachmentSet, ConfigSet, Event, HostSubnetSet, TenantSet
 from k8s_ovs.model.types import (
     Attachment,
     AttachmentKey,
     HostSubnet,
     Mac,
-    NetNamespace,
     OfPort,
     SandboxId,
+    Tenant,
     Vni,
     gateway_of,
     mac_of,
@@ -111,9 +111,7 @@ class Cluster:
         """What the sources of a node tell."""
         told: list[Event] = [ConfigSet(self.config)]
         told += [HostSubnetSet(other.record) for other in self.nodes]
-        told += [
-            NetNamespaceSet(NetNamespace(name, vni)) for name, vni in self.vnis.items() if vni is not None
-        ]
+        told += [TenantSet(Tenant(name, vni)) for name, vni in self.vnis.items() if vni is not None]
         told += [AttachmentSet(pod.attachment) for pod in self.pods if pod.node == node]
         return told
 

@@ -16,12 +16,22 @@ from k8s_ovs.model.events import (
     Event,
     HostSubnetGone,
     HostSubnetSet,
-    NetNamespaceGone,
-    NetNamespaceSet,
     Source,
     Synced,
+    TenantGone,
+    TenantSet,
 )
-from k8s_ovs.model.types import Attachment, AttachmentKey, HostSubnet, NetNamespace, OfPort, SandboxId, Vni
+from k8s_ovs.model.types import (
+    Attachment,
+    AttachmentKey,
+    HostSubnet,
+    OfPort,
+    SandboxId,
+    Tenant,
+    TenantChange,
+    TenantStep,
+    Vni,
+)
 
 HOST = "node1"
 """The node whose view the tests look at."""
@@ -40,7 +50,7 @@ SUBNETS = [
 ]
 HOST_IPS = [*(IPv4Address(f"192.0.2.{last}") for last in (1, 2, 3, 4)), IPv4Address("172.11.200.1")]
 NAMESPACES = ["red", "blue", "green"]
-VNIS = [None, Vni(0), Vni(5), Vni(10), Vni(11)]
+VNIS = [Vni(0), Vni(10), Vni(11)]
 ADDRESSES = [
     IPv4Address(text) for text in ("172.11.0.1", "172.11.0.2", "172.11.0.3", "172.11.4.9", "172.11.4.10")
 ]
@@ -68,14 +78,12 @@ def busy_node() -> list[Event]:
         _attachment(key, IPv4Address("172.11.0.2") + number, NAMESPACES[number % 3], OfPort(3 + number))
         for number, key in enumerate(KEYS)
     ]
-    tenants = [
-        NetNamespace(name, vni) for name, vni in zip(NAMESPACES, (Vni(10), Vni(11), Vni(10)), strict=True)
-    ]
+    tenants = [Tenant(name, vni) for name, vni in zip(NAMESPACES, (Vni(10), Vni(11), Vni(10)), strict=True)]
     return [
         ConfigSet(CONFIGS[1]),
         HostSubnetSet(own),
         HostSubnetSet(HostSubnet("node2", HOST_IPS[2], SUBNETS[1])),
-        *map(NetNamespaceSet, tenants),
+        *map(TenantSet, tenants),
         *map(AttachmentSet, leases),
     ]
 
@@ -86,9 +94,15 @@ def histories() -> st.SearchStrategy[list[Event]]:
     return st.one_of(later, later.map(lambda more: [*busy_node(), *more]))
 
 
+def tenants() -> st.SearchStrategy[Tenant]:
+    """Tenants at rest, and in every step from any VNI to any other."""
+    vnis = st.sampled_from(VNIS)
+    changes = st.builds(TenantChange, st.just("0123abcd"), st.sampled_from(TenantStep), vnis, vnis)
+    return st.builds(Tenant, st.sampled_from(NAMESPACES), vnis, st.none() | changes)
+
+
 def events() -> st.SearchStrategy[Event]:
     """Any event of the small world."""
-    namespaces = st.builds(NetNamespace, st.sampled_from(NAMESPACES), st.sampled_from(VNIS))
     attachments = st.builds(
         _attachment,
         st.sampled_from(KEYS),
@@ -100,8 +114,8 @@ def events() -> st.SearchStrategy[Event]:
         st.builds(ConfigSet, st.sampled_from(CONFIGS)),
         st.builds(HostSubnetSet, _hosts()),
         st.builds(HostSubnetGone, st.sampled_from(HOST_IPS)),
-        st.builds(NetNamespaceSet, namespaces),
-        st.builds(NetNamespaceGone, st.sampled_from(NAMESPACES)),
+        st.builds(TenantSet, tenants()),
+        st.builds(TenantGone, st.sampled_from(NAMESPACES)),
         st.builds(AttachmentSet, attachments),
         st.builds(AttachmentGone, st.sampled_from(KEYS)),
         st.builds(Synced, st.sampled_from(Source)),

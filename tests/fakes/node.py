@@ -24,11 +24,11 @@ from k8s_ovs.model.events import (
     ConfigSet,
     Event,
     HostSubnetSet,
-    NetNamespaceSet,
     Source,
     Synced,
+    TenantSet,
 )
-from k8s_ovs.model.types import Attachment, HostSubnet, NetNamespace, Vni
+from k8s_ovs.model.types import Attachment, HostSubnet, Tenant, Vni
 from k8s_ovs.model.view import NodeView
 
 Content = dict[tuple[int, str], tuple[int, str]]
@@ -39,15 +39,15 @@ CONFIG = NetworkConfig.from_json(EXAMPLE)
 HOST_IP, OTHER_IP = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
 OWN = HostSubnet(NAME, HOST_IP, SUBNET)
 OTHER = HostSubnet("node2", OTHER_IP, IPv4Network("172.11.8.0/22"))
-WEB = NetNamespace("web", Vni(10))
+WEB = Tenant("web", Vni(10))
 
 RECORDS: tuple[Event, ...] = (
     ConfigSet(CONFIG),
     HostSubnetSet(OWN),
     HostSubnetSet(OTHER),
-    NetNamespaceSet(WEB),
+    TenantSet(WEB),
 )
-SYNCED = (Synced(Source.CONFIG), Synced(Source.HOST_SUBNETS), Synced(Source.NET_NAMESPACES))
+SYNCED = (Synced(Source.CONFIG), Synced(Source.HOST_SUBNETS), Synced(Source.TENANTS))
 
 
 def flows_of(host: str, events: Iterable[Event]) -> Content:

@@ -30,7 +30,7 @@ from k8s_ovs.errors import (
     OpenFlowError,
     OvsdbError,
 )
-from k8s_ovs.model.types import NetNamespace, Vni
+from k8s_ovs.model.types import Tenant, Vni
 from k8s_ovs.runtime.http import HealthChecks
 from k8s_ovs.sources.kube.objects import ObjectMeta, Pod
 from k8s_ovs.sources.kube.reflector import Deleted, InSync, Upserted
@@ -211,7 +211,7 @@ async def test_malformed_records_are_skipped_and_counted(world: World) -> None:
         assert world.metric("k8s_ovs_store_problems") == 2
         world.store.put_raw(f"{keys.subnets}192.0.2.2", b"\xff\xfe")
         await until(lambda: world.metric("k8s_ovs_store_problems") == 3, "the third")
-        world.store.put(NetNamespace("db", Vni(77)), OTHER)
+        world.store.put(Tenant("db", Vni(77)), OTHER)
         await until(lambda: world.metric("k8s_ovs_hosts") == 2, "the record that was mended")
 
 

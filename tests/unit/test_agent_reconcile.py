@@ -10,15 +10,15 @@ from k8s_ovs.agent.reconcile import ReconcileOptions
 from k8s_ovs.errors import CniError, OpenFlowError
 from k8s_ovs.model.events import (
     HostSubnetSet,
-    NetNamespaceSet,
     Source,
     Synced,
+    TenantSet,
 )
-from k8s_ovs.model.types import NetNamespace, Vni
+from k8s_ovs.model.types import Tenant, Vni
 
 REFUSED = OpenFlowError("bundle of 3 changes: OFPFMFC_TABLE_FULL")
-DB = NetNamespace("db", Vni(11))
-DB_KNOWN = NetNamespaceSet(DB)
+DB = Tenant("db", Vni(11))
+DB_KNOWN = TenantSet(DB)
 
 
 async def settle(node: FakeNode) -> None:
@@ -29,7 +29,7 @@ async def settle(node: FakeNode) -> None:
 # -- before every source has synced ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("unsynced", [Source.CONFIG, Source.HOST_SUBNETS, Source.NET_NAMESPACES])
+@pytest.mark.parametrize("unsynced", [Source.CONFIG, Source.HOST_SUBNETS, Source.TENANTS])
 def test_nothing_is_sent_before_every_source_has_synced(unsynced: Source) -> None:
     async def main() -> None:
         async with running(FakeNode()) as node:
@@ -267,7 +267,7 @@ async def test_a_stream_of_events_neither_hurries_nor_starves_the_retries() -> N
         node.flows.fail_next("replace", REFUSED, times=5)
         calls = len(node.flows.calls)
         for number in range(700):  # 7 s, in which there are retries after 0.2, 0.4, 0.8, 1.6 and 3.2 s
-            node.reconciler.post(NetNamespaceSet(NetNamespace("db", Vni(20 + number % 2))))
+            node.reconciler.post(TenantSet(Tenant("db", Vni(20 + number % 2))))
             await asyncio.sleep(0.01)
         assert len(node.flows.calls) - calls == 5
         for _ in range(700):
@@ -295,9 +295,9 @@ async def test_a_stream_of_events_does_not_put_off_the_periodic_comparison() -> 
         await node.know()
         node.flows.clear()
         for number in range(130):
-            node.reconciler.post(NetNamespaceSet(NetNamespace("db", Vni(20 + number % 2))))
+            node.reconciler.post(TenantSet(Tenant("db", Vni(20 + number % 2))))
             await asyncio.sleep(0.5)
-        assert node.as_wanted(NetNamespaceSet(NetNamespace("db", Vni(21))))
+        assert node.as_wanted(TenantSet(Tenant("db", Vni(21))))
         assert node.reconciler.stats.repaired_flows > 0
 
 

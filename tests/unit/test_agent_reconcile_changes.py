@@ -11,14 +11,14 @@ from k8s_ovs.errors import CniError, DataplaneError, OpenFlowError
 from k8s_ovs.model.events import (
     HostSubnetGone,
     HostSubnetSet,
-    NetNamespaceGone,
-    NetNamespaceSet,
+    TenantGone,
+    TenantSet,
 )
-from k8s_ovs.model.types import NetNamespace, Vni
+from k8s_ovs.model.types import Tenant, Vni
 
 REFUSED = OpenFlowError("bundle of 3 changes: OFPFMFC_TABLE_FULL")
-DB = NetNamespace("db", Vni(11))
-DB_KNOWN = NetNamespaceSet(DB)
+DB = Tenant("db", Vni(11))
+DB_KNOWN = TenantSet(DB)
 
 
 async def settle(node: FakeNode) -> None:
@@ -132,12 +132,12 @@ async def test_withdraw_bears_a_switch_that_fails() -> None:
 @virtual_time
 async def test_a_pod_whose_namespace_has_no_tenant_gets_flows_once_it_has_one() -> None:
     async with running(FakeNode()) as node:
-        await node.know(NetNamespaceGone("web"))
+        await node.know(TenantGone("web"))
         lease = await node.add_port(1)
         with pytest.raises(CniError, match="pod web/pod-1 can have no flows: Namespace web has no NetID"):
             await node.reconciler.install(lease)
         assert not node.mentions(lease)
-        await node.reconciler.submit(NetNamespaceSet(WEB))
+        await node.reconciler.submit(TenantSet(WEB))
         assert node.mentions(lease)
 
 

@@ -20,9 +20,9 @@ from k8s_ovs.model.events import (
     Event,
     HostSubnetGone,
     HostSubnetSet,
-    NetNamespaceGone,
-    NetNamespaceSet,
     Synced,
+    TenantGone,
+    TenantSet,
 )
 from k8s_ovs.model.types import Attachment, AttachmentKey
 
@@ -52,9 +52,9 @@ def subject(event: Event) -> object:
             return record.host_ip
         case HostSubnetGone(host_ip):
             return host_ip
-        case NetNamespaceSet(namespace):
+        case TenantSet(namespace):
             return namespace.name
-        case NetNamespaceGone(name):
+        case TenantGone(name):
             return name
     raise AssertionError(event)
 

@@ -14,13 +14,13 @@ from k8s_ovs.errors import CniError, OpenFlowError
 from k8s_ovs.model.events import (
     AttachmentSet,
     Event,
-    NetNamespaceSet,
+    TenantSet,
 )
-from k8s_ovs.model.types import NetNamespace, Vni
+from k8s_ovs.model.types import Tenant, Vni
 
 REFUSED = OpenFlowError("bundle of 3 changes: OFPFMFC_TABLE_FULL")
-DB = NetNamespace("db", Vni(11))
-DB_KNOWN = NetNamespaceSet(DB)
+DB = Tenant("db", Vni(11))
+DB_KNOWN = TenantSet(DB)
 
 
 async def settle(node: FakeNode) -> None:
@@ -37,9 +37,7 @@ async def test_wait_tenant_wakes_on_the_event_even_before_the_switch_is_there() 
         await settle(node)
         await within(0.1, node.reconciler.wait_tenant("web", 0))
         waiting = asyncio.ensure_future(node.reconciler.wait_tenant("db", 1000))
-        node.reconciler.post(NetNamespaceSet(NetNamespace("other", Vni(12))))
-        await settle(node)
-        node.reconciler.post(NetNamespaceSet(NetNamespace("db", None)))
+        node.reconciler.post(TenantSet(Tenant("other", Vni(12))))
         await settle(node)
         assert not waiting.done()
         node.reconciler.post(DB_KNOWN)

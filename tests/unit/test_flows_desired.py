@@ -5,8 +5,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from hypothesis.strategies import booleans
 
 from fakes.events import HOST, busy_node, events
-from k8s_ovs.flows.diff import FlowMod, Op, difference
-from k8s_ovs.flows.flow import Flow, Identity
+from k8s_ovs.flows.diff import Item, ItemIdentity, Mod, Op, difference
 from k8s_ovs.flows.pipeline import DesiredFlows
 from k8s_ovs.model.events import Event
 from k8s_ovs.model.records import ViewKey
@@ -20,7 +19,7 @@ class Reconciling(RuleBasedStateMachine):
         super().__init__()
         self.view = NodeView(HOST)
         self.desired = DesiredFlows()
-        self.bridge: dict[Identity, Flow] = {}
+        self.bridge: dict[ItemIdentity, Item] = {}
         self.dirty: set[ViewKey] = set()
         self.commit()
 
@@ -48,15 +47,15 @@ class Reconciling(RuleBasedStateMachine):
     def nobody_noted_what_changed(self) -> None:
         self.take(self.desired.update(self.view))
 
-    def take(self, mods: list[FlowMod]) -> None:
+    def take(self, mods: list[Mod]) -> None:
         self.dirty.clear()
-        assert len({mod.flow.identity for mod in mods}) == len(mods)
+        assert len({mod.item.identity for mod in mods}) == len(mods)
         for mod in mods:
             if mod.op is Op.ADD:
-                assert self.bridge.get(mod.flow.identity) != mod.flow
-                self.bridge[mod.flow.identity] = mod.flow
+                assert self.bridge.get(mod.item.identity) != mod.item
+                self.bridge[mod.item.identity] = mod.item
             else:
-                assert self.bridge.pop(mod.flow.identity) == mod.flow
+                assert self.bridge.pop(mod.item.identity) == mod.item
 
     @rule()
     def everything_again_changes_nothing(self) -> None:
@@ -73,8 +72,8 @@ class Reconciling(RuleBasedStateMachine):
             fresh.apply(event)
         scratch = DesiredFlows()
         scratch.update(fresh)
-        expected = {flow.identity: flow for flow in scratch.all()}
-        assert {flow.identity: flow for flow in self.desired.all()} == expected
+        expected = {item.identity: item for item in scratch.all()}
+        assert {item.identity: item for item in self.desired.all()} == expected
         assert self.bridge == expected
         assert difference(self.bridge.values(), scratch.all()) == []
 

@@ -16,10 +16,10 @@ from k8s_ovs.model.events import (
     Event,
     HostSubnetGone,
     HostSubnetSet,
-    NetNamespaceGone,
-    NetNamespaceSet,
     Source,
     Synced,
+    TenantGone,
+    TenantSet,
 )
 from k8s_ovs.model.records import (
     LOCAL_HOST,
@@ -34,7 +34,16 @@ from k8s_ovs.model.records import (
     ViewRecord,
 )
 from k8s_ovs.model.state import ClusterState
-from k8s_ovs.model.types import Attachment, AttachmentKey, HostSubnet, NetNamespace, OfPort, SandboxId, Vni
+from k8s_ovs.model.types import (
+    Attachment,
+    AttachmentKey,
+    HostSubnet,
+    OfPort,
+    SandboxId,
+    Tenant,
+    TenantStep,
+    Vni,
+)
 from k8s_ovs.model.view import NodeView
 
 CONFIG = NetworkConfig(
@@ -72,21 +81,30 @@ def plain_remote(state: ClusterState, record: HostSubnet) -> RemoteHost | None:
     return RemoteHost(record.host_ip, subnet)
 
 
-def plain_vni(state: ClusterState, namespace: str) -> Vni | None:
+def plain_vnis(state: ClusterState, namespace: str) -> tuple[Vni, tuple[Vni, ...]] | None:
+    """What the pods of a Namespace send with, and what they accept: the steps of the protocol as a table."""
     if state.config is not None and state.config.mode is Mode.SUBNET:
-        return Vni(0)
-    record = state.net_namespaces.get(namespace)
-    if state.config is None or record is None or record.net_id is None or 0 < record.net_id < 10:
+        return Vni(0), (Vni(0),)
+    tenant = state.tenants.get(namespace)
+    if state.config is None or tenant is None:
         return None
-    return record.net_id
+    if tenant.change is None:
+        return tenant.vni, (tenant.vni,)
+    old, new = tenant.change.old, tenant.change.new
+    both = (Vni(0),) if 0 in (old, new) else (old,) if old == new else (old, new)
+    return {
+        TenantStep.ACCEPT: (old, both),
+        TenantStep.SEND: (new, both),
+        TenantStep.CLOSE: (new, (new,)),
+    }[tenant.change.step]
 
 
 def plain_pod(state: ClusterState, pod: Attachment) -> LocalPod | None:
-    local, vni, port = plain_local(state), plain_vni(state, pod.namespace), pod.ofport
+    local, vnis, port = plain_local(state), plain_vnis(state, pod.namespace), pod.ofport
     others = [other for other in state.attachments.values() if other.key != pod.key]
     if (
         local is None
-        or vni is None
+        or vnis is None
         or port is None
         or port < 3
         or any(other.ofport == port for other in others)
@@ -96,7 +114,7 @@ def plain_pod(state: ClusterState, pod: Attachment) -> LocalPod | None:
         return None
     if any(other.address == pod.address and other.key < pod.key for other in others):
         return None
-    return LocalPod(pod, port, vni)
+    return LocalPod(pod, port, *vnis)
 
 
 def plain_records(state: ClusterState) -> dict[ViewKey, ViewRecord]:
@@ -105,9 +123,11 @@ def plain_records(state: ClusterState) -> dict[ViewKey, ViewRecord]:
     for record in state.host_subnets.values():
         found[RemoteHostKey(record.host_ip)] = plain_remote(state, record)
     for pod in state.attachments.values():
-        local_pod = found[LocalPodKey(pod.key)] = plain_pod(state, pod)
-        if local_pod is not None and local_pod.vni != 0:
-            found[TenantKey(local_pod.vni)] = TenantPresent(local_pod.vni)
+        found[LocalPodKey(pod.key)] = plain_pod(state, pod)
+    accepted = [record.accepts for record in found.values() if isinstance(record, LocalPod)]
+    for vni in {vni for vnis in accepted for vni in vnis if vni}:
+        second = any(vnis[1:] == (vni,) for vnis in accepted)
+        found[TenantKey(vni)] = TenantPresent(vni, any(vnis[0] == vni for vnis in accepted), second)
     return {key: record for key, record in found.items() if record is not None}
 
 
@@ -152,7 +172,7 @@ def test_whatever_is_unusable_is_reported_and_whatever_is_reported_is_unusable(h
         view.apply(event)
     config = view.state.config
     if config is None:
-        assert set(view.problems) <= {f"netnamespaces/{name}" for name in view.state.net_namespaces}
+        assert not view.problems
         return
     for record in view.state.host_subnets.values():
         has_record = view.record(RemoteHostKey(record.host_ip)) is not None
@@ -176,7 +196,7 @@ def view_of(*more: Event) -> NodeView:
     for event in (
         ConfigSet(CONFIG),
         HostSubnetSet(HostSubnet(HOST, HOST_IPS[1], IPv4Network("172.11.0.0/22"))),
-        NetNamespaceSet(NetNamespace("red", Vni(10))),
+        TenantSet(Tenant("red", Vni(10))),
         *more,
     ):
         view.apply(event)
@@ -188,17 +208,17 @@ def test_a_namespace_without_a_record_has_no_vni_and_its_pods_no_flows() -> None
     view = view_of(AttachmentSet(pod))
     assert view.vni_of("unknown") is None
     assert view.record(LocalPodKey(pod.key)) is None
-    assert view.apply(NetNamespaceSet(NetNamespace("unknown", Vni(12)))) == {
+    assert view.apply(TenantSet(Tenant("unknown", Vni(12)))) == {
         LocalPodKey(pod.key),
         TenantKey(Vni(12)),
     }
-    assert view.record(LocalPodKey(pod.key)) == LocalPod(pod, OfPort(3), Vni(12))
+    assert view.record(LocalPodKey(pod.key)) == LocalPod(pod, OfPort(3), Vni(12), (Vni(12),))
 
 
 def test_a_namespace_whose_record_is_deleted_loses_its_flows() -> None:
     pod = attachment(0, "172.11.0.2")
     view = view_of(AttachmentSet(pod))
-    assert view.apply(NetNamespaceGone("red")) == {LocalPodKey(pod.key), TenantKey(Vni(10))}
+    assert view.apply(TenantGone("red")) == {LocalPodKey(pod.key), TenantKey(Vni(10))}
     assert view.record(LocalPodKey(pod.key)) is None
 
 
@@ -288,13 +308,11 @@ def test_the_end_of_a_collision_frees_the_other_pod() -> None:
 def test_an_event_touches_what_it_affects_and_nothing_else() -> None:
     others = [HostSubnet(f"n{i}", IPv4Address("198.18.0.0") + i, _subnet(i)) for i in range(4, 60)]
     pods = [attachment(number, f"172.11.0.{number + 2}", "blue") for number in range(50)]
-    view = view_of(
-        *map(HostSubnetSet, others), *map(AttachmentSet, pods), NetNamespaceSet(NetNamespace("blue", Vni(11)))
-    )
+    view = view_of(*map(HostSubnetSet, others), *map(AttachmentSet, pods), TenantSet(Tenant("blue", Vni(11))))
     new = attachment(60, "172.11.0.200")
     assert view.apply(AttachmentSet(new)) == {LocalPodKey(new.key), TenantKey(Vni(10))}
     assert view.apply(HostSubnetGone(others[0].host_ip)) == {RemoteHostKey(others[0].host_ip)}
-    assert view.apply(NetNamespaceSet(NetNamespace("green", Vni(12)))) == frozenset()
+    assert view.apply(TenantSet(Tenant("green", Vni(12)))) == frozenset()
 
 
 def _subnet(number: int) -> IPv4Network:
@@ -307,7 +325,7 @@ def test_state_from_a_snapshot_is_state_from_events() -> None:
     assert state == ClusterState.from_snapshot(
         config=state.config,
         host_subnets=state.host_subnets.values(),
-        net_namespaces=state.net_namespaces.values(),
+        tenants=state.tenants.values(),
         attachments=state.attachments.values(),
         synced=[Source.CONFIG],
     )

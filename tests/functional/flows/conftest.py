@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from fakes.private_ovs import PrivateOvs, private_ovs, run
-from k8s_ovs.flows.diff import FlowMod
+from k8s_ovs.flows.diff import Mod
 from k8s_ovs.flows.flow import Flow
 
 PORTS = {"vxlan0": 1, "tun0": 2, "pod3": 3, "pod4": 4, "pod5": 5, "pod6": 6}
@@ -31,7 +31,7 @@ class Bridge:
 
     ovs: PrivateOvs
 
-    def send(self, mods: Iterable[FlowMod]) -> None:
+    def send(self, mods: Iterable[Mod]) -> None:
         """One atomic bundle."""
         self._ofctl(
             "--bundle",

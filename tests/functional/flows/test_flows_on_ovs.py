@@ -13,7 +13,7 @@ from k8s_ovs.config import Mode
 from k8s_ovs.dataplane.bridge import SyncResult
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
 from k8s_ovs.flows import fields as f
-from k8s_ovs.flows.diff import FlowMod
+from k8s_ovs.flows.diff import Mod
 from k8s_ovs.flows.flow import Flow
 from k8s_ovs.flows.pipeline import DesiredFlows
 from k8s_ovs.flows.tables import TABLES
@@ -23,9 +23,9 @@ from k8s_ovs.model.events import (
     Event,
     HostSubnetGone,
     HostSubnetSet,
-    NetNamespaceSet,
+    TenantSet,
 )
-from k8s_ovs.model.types import HostSubnet, NetNamespace, Vni, mac_of
+from k8s_ovs.model.types import HostSubnet, Tenant, Vni, mac_of
 
 pytestmark = [pytest.mark.root, pytest.mark.ovs]
 
@@ -48,7 +48,7 @@ class Bridge(Protocol):
     """What conftest.py offers."""
 
     ovs: PrivateOvs
-    send: Callable[[list[FlowMod]], None]
+    send: Callable[[list[Mod]], None]
     replace: Callable[[list[Flow]], None]
     lines: Callable[[], set[str]]
     trace: Callable[[str], Trace]
@@ -87,7 +87,7 @@ def test_modifications_keep_the_switch_equal_to_what_is_desired(bridge: Bridge) 
     bridge.replace(list(desired.all()))
     steps: list[Event] = [
         AttachmentGone(BLUE.attachment.key),
-        NetNamespaceSet(NetNamespace("red", Vni(77))),
+        TenantSet(Tenant("red", Vni(77))),
         HostSubnetSet(HostSubnet("node3", IPv4Address("192.0.2.3"), IPv4Network("172.11.8.0/23"))),
         HostSubnetGone(THERE.ip),
         AttachmentSet(BLUE.attachment),
