@@ -46,7 +46,10 @@ STAGES: tuple[Stage, ...] = (
 
 
 def flows_of(key: ViewKey, record: ViewRecord | None, local: LocalHost | None) -> tuple[Item, ...]:
-    """The flows, groups and meters of one object. The node itself has some even before it has a subnet: they drop, and say why."""
+    """The flows, groups and meters of one object.
+
+    The node itself has some even before it has a subnet: they drop, and say why.
+    """
     if key == LOCAL_HOST:
         return tuple(_node_flows(local))
     if local is None or record is None:

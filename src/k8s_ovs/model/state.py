@@ -77,31 +77,35 @@ class ClusterState:
             case ConfigSet(config):
                 changed = self.config != config
                 self.config = config
-                return changed
             case HostSubnetSet(record):
-                return _put(self.host_subnets, record.host_ip, record)
+                changed = _put(self.host_subnets, record.host_ip, record)
             case HostSubnetGone(host_ip):
-                return self.host_subnets.pop(host_ip, None) is not None
+                changed = _drop(self.host_subnets, host_ip)
             case TenantSet(tenant):
-                return _put(self.tenants, tenant.name, tenant)
+                changed = _put(self.tenants, tenant.name, tenant)
             case TenantGone(name):
-                return self.tenants.pop(name, None) is not None
+                changed = _drop(self.tenants, name)
             case AttachmentSet(attachment):
-                return _put(self.attachments, attachment.key, attachment)
+                changed = _put(self.attachments, attachment.key, attachment)
             case AttachmentGone(key):
-                return self.attachments.pop(key, None) is not None
+                changed = _drop(self.attachments, key)
+            case Synced(source):
+                changed = source not in self.synced
+                self.synced.add(source)
+            case ServiceSet() | ServiceGone() | EndpointSliceSet() | EndpointSliceGone():
+                changed = self._apply_service(event)
+        return changed
+
+    def _apply_service(self, event: ServiceSet | ServiceGone | EndpointSliceSet | EndpointSliceGone) -> bool:
+        match event:
             case ServiceSet(service):
                 return _put(self.services, (service.namespace, service.name), service)
             case ServiceGone(namespace, name):
-                return self.services.pop((namespace, name), None) is not None
+                return _drop(self.services, (namespace, name))
             case EndpointSliceSet(piece):
                 return _put(self.endpoint_slices, (piece.namespace, piece.name), piece)
             case EndpointSliceGone(namespace, name):
-                return self.endpoint_slices.pop((namespace, name), None) is not None
-            case Synced(source):
-                new = source not in self.synced
-                self.synced.add(source)
-                return new
+                return _drop(self.endpoint_slices, (namespace, name))
 
     def events(self) -> Iterator[Event]:
         """The events that tell this state to somebody who knows nothing."""
@@ -119,3 +123,7 @@ def _put(mapping: dict[K, V], key: K, value: V) -> bool:
     changed = mapping.get(key) != value
     mapping[key] = value
     return changed
+
+
+def _drop(mapping: dict[K, V], key: K) -> bool:
+    return mapping.pop(key, None) is not None

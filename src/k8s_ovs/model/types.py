@@ -61,8 +61,8 @@ class HostSubnet:
 class NetNamespace:
     """What people read and ask for: the net namespace of a Namespace (etcd: PREFIX/NAME/netnamespaces/NAMESPACE).
 
-    The controller answers in it; switches obey `Tenant`. `net_id` is None in a request that leaves the choice to us. `action` is empty, "join", "isolate" or "global";
-    `other` is the Namespace to join.
+    The controller answers in it; switches obey `Tenant`. `net_id` is None in a request that leaves the choice to us.
+    `action` is empty, "join", "isolate" or "global"; `other` is the Namespace to join.
     """
 
     name: str
