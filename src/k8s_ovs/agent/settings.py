@@ -41,6 +41,7 @@ class AgentSettings:
 
     `tenant_wait` is how many seconds an ADD waits for its Namespace's NetID.
     `node_ip` decides which host subnet is ours when several carry `hostname`.
+    `external` is a host outside Kubernetes: no pods, no CNI; its subnet is an administrator's to give and to take back.
     """
 
     hostname: str
@@ -50,3 +51,4 @@ class AgentSettings:
     mtu: int | None = None
     resync_period: float = 60.0
     tenant_wait: float = 30.0
+    external: bool = False

@@ -18,7 +18,7 @@ from k8s_ovs.runtime.main import run_daemon
 from k8s_ovs.runtime.notify import Notifier
 from k8s_ovs.sources.etcd.store import EtcdStore
 from k8s_ovs.sources.kube.client import KubeClient
-from k8s_ovs.sources.kube.credentials import credentials_given, load_credentials
+from k8s_ovs.sources.kube.credentials import KubeSettings, credentials_given, load_credentials
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,10 @@ log = logging.getLogger(__name__)
 @options.kube_options
 @options.daemon_options
 @options.agent_options
+@options.external_option
 @options.log_options
 def agent(**flags: object) -> None:
-    """Run this node's half: bridge, flows, pods."""
+    """Run this node's half: bridge, flows, pods. With --external: bridge and flows of a host outside Kubernetes."""
     _run(dict(flags), with_agent=True, with_controller=False)
 
 
@@ -53,6 +54,8 @@ def _run(flags: options.Options, *, with_agent: bool, with_controller: bool) -> 
     logging_from(flags)
     settings = daemon_from(flags)
     agent_settings = agent_from(flags, settings.hostname) if with_agent else None
+    external = agent_settings is not None and agent_settings.external
+    with_kube = with_controller or _agent_has_kube(settings.kube, external=external)
     notifier = Notifier.from_environment()
 
     def serving() -> None:
@@ -60,7 +63,7 @@ def _run(flags: options.Options, *, with_agent: bool, with_controller: bool) -> 
 
     async def daemon() -> None:
         async with (
-            _services(settings, serving, need_kube=with_controller) as services,
+            _services(settings, serving, with_kube=with_kube) as services,
             asyncio.TaskGroup() as tasks,
         ):
             if agent_settings is not None:
@@ -71,21 +74,24 @@ def _run(flags: options.Options, *, with_agent: bool, with_controller: bool) -> 
     sys.exit(run_daemon(daemon, notifier=notifier))
 
 
+def _agent_has_kube(kube: KubeSettings, *, external: bool) -> bool:
+    """Whether an agent uses Kubernetes. On an external host only what is given for it: a person's own file is not meant."""
+    return kube.kubeconfig is not None if external else credentials_given(kube)
+
+
 @asynccontextmanager
 async def _services(
-    settings: DaemonSettings, on_ready: Callable[[], None], *, need_kube: bool
+    settings: DaemonSettings, on_ready: Callable[[], None], *, with_kube: bool
 ) -> AsyncIterator[AgentServices]:
     """What both halves share: connections, health checks, metrics and their endpoint."""
     async with AsyncExitStack() as stack:
         health, registry = HealthChecks(), CollectorRegistry()
         store = await stack.enter_async_context(EtcdStore(settings.etcd, settings.network))
         kube: KubeClient | None = None
-        if need_kube or credentials_given(settings.kube):
+        if with_kube:
             kube = await stack.enter_async_context(KubeClient(load_credentials(settings.kube)))
         else:
-            log.info(
-                "no Kubernetes credentials: this is a host outside Kubernetes, or --kubeconfig is missing"
-            )
+            log.info("no Kubernetes credentials (--kubeconfig): this host reaches pods, but no ClusterIPs")
         await stack.enter_async_context(http_endpoint(settings.metrics_address, health, registry))
         yield AgentServices(
             store=store,

@@ -11,6 +11,7 @@ from k8s_ovs.cli.lazy import LazyGroup
 _COMMANDS = {
     "up": "lab_basic:up",
     "down": "lab_basic:down",
+    "add-host": "lab_basic:add_host",
     "env": "lab_basic:env",
     "exec": "lab_basic:exec_",
     "status": "lab_reports:status_",

@@ -13,7 +13,7 @@ from k8s_ovs.cli.lab_options import Cidr, stop_on_sigterm, which_lab
 from k8s_ovs.config import Mode
 from k8s_ovs.errors import LabError
 from k8s_ovs.lab import hostcheck, lifecycle, namespaces, places
-from k8s_ovs.lab.cluster import check_name
+from k8s_ovs.lab.cluster import ExternalHost, check_name
 from k8s_ovs.lab.state import load_cluster
 
 
@@ -78,6 +78,26 @@ def down(name: str, base: Path) -> None:
     click.echo(f"lab {name} is gone" if existed else f"no lab {name} was up")
 
 
+@click.command("add-host")
+@which_lab
+@click.option(
+    "--with-kubernetes", is_flag=True, help="Give it Kubernetes credentials: it reaches ClusterIPs too."
+)
+@click.option("--unregistered", is_flag=True, help="Do not call `k8s-ovs subnet assign` for it: you will.")
+@click.argument("host", metavar="NAME")
+def add_host(name: str, base: Path, host: str, *, with_kubernetes: bool, unregistered: bool) -> None:
+    """Add an external host: a machine outside Kubernetes with Open vSwitch and an agent, like a load balancer.
+
+    It is called NAME in `lab exec` and `lab status`, and goes with `lab down`.
+    """
+    stop_on_sigterm()
+    begun = time.monotonic()
+    cluster = load_cluster(base, name)
+    added = lifecycle.add_host(cluster, ExternalHost(host, with_kubernetes), register=not unregistered)
+    state = "waits for its subnet" if unregistered else "is ready"
+    click.echo(f"host {added.name} ({added.ip}) {state} after {time.monotonic() - begun:.1f} s")
+
+
 @click.command()
 @which_lab
 def env(name: str, base: Path) -> None:
@@ -91,7 +111,7 @@ def env(name: str, base: Path) -> None:
 
 @click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @which_lab
-@click.argument("target", metavar="NODE|NAMESPACE/POD|control|outside")
+@click.argument("target", metavar="NODE|HOST|NAMESPACE/POD|control|outside")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(name: str, base: Path, target: str, command: tuple[str, ...]) -> None:
     """Run COMMAND in the network of a node or pod, with this host's file system.

@@ -20,6 +20,8 @@ COMMANDS = {
     "agent": "daemons:agent",
     "controller": "daemons:controller",
     "init-config": "config:init_config",
+    "tenant": "tenant:tenant",
+    "subnet": "subnet:subnet",
     "drops": "drops:drops",
     "uninstall": "uninstall:uninstall",
     "lab": "lab:lab",

@@ -88,6 +88,11 @@ switch_options: Callable[[F], F] = _all(
     _path("--ovs-rundir", default="/run/openvswitch", help="Where Open vSwitch keeps its sockets."),
 )
 
+cni_place_options: Callable[[F], F] = _all(
+    _path("--cni-socket", default="/run/k8s-ovs/cni.sock", help="Where the CNI executable finds the agent."),
+    _path("--cni-conf-dir", default="/etc/cni/net.d", help="Where the container runtime looks for networks."),
+)
+
 agent_options: Callable[[F], F] = _all(
     switch_options,
     click.option("--node-ip", help="This host's address, if several host subnets carry its name."),
@@ -97,8 +102,7 @@ agent_options: Callable[[F], F] = _all(
     click.option(
         "--datapath", type=click.Choice(["system", "netdev"]), help="Datapath of the bridge.  [detected]"
     ),
-    _path("--cni-socket", default="/run/k8s-ovs/cni.sock", help="Where the CNI executable finds the agent."),
-    _path("--cni-conf-dir", default="/etc/cni/net.d", help="Where the container runtime looks for networks."),
+    cni_place_options,
     click.option(
         "--cni-portmap/--no-cni-portmap",
         default=True,
@@ -119,4 +123,11 @@ agent_options: Callable[[F], F] = _all(
         show_default=True,
         help="Seconds that a new pod waits for its Namespace's NetID before the runtime is told to ask again.",
     ),
+)
+
+external_option: Callable[[F], F] = click.option(
+    "--external",
+    is_flag=True,
+    help="A host outside Kubernetes (a load balancer): etcd is all it needs, and it serves no pods. "
+    "It waits for `k8s-ovs subnet assign HOST IP`; with --kubeconfig it reaches ClusterIPs too.",
 )

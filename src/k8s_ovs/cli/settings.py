@@ -60,14 +60,22 @@ def agent_from(options: Options, hostname: str) -> AgentSettings:
     """What only the agent has."""
     return AgentSettings(
         hostname=hostname,
-        cni=CniSettings(
-            socket=options["cni_socket"], conf_dir=options["cni_conf_dir"], portmap=options["cni_portmap"]
-        ),
+        cni=cni_from(options),
         switch=switch_from(options),
         node_ip=_address(options["node_ip"], "--node-ip"),
         mtu=options["mtu"],
         resync_period=options["resync_period"],
         tenant_wait=options["tenant_wait"],
+        external=options.get("external", False),
+    )
+
+
+def cni_from(options: Options) -> CniSettings:
+    """Where the CNI executable and the container runtime find us."""
+    return CniSettings(
+        socket=options["cni_socket"],
+        conf_dir=options["cni_conf_dir"],
+        portmap=options.get("cni_portmap", True),
     )
 
 

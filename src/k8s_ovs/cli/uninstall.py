@@ -8,9 +8,9 @@ import click
 
 from k8s_ovs.agent import conflist
 from k8s_ovs.agent.parts import FollowingSwitch
-from k8s_ovs.agent.settings import AgentSettings
+from k8s_ovs.agent.settings import CniSettings
 from k8s_ovs.cli import options
-from k8s_ovs.cli.settings import agent_from
+from k8s_ovs.cli.settings import cni_from, switch_from
 from k8s_ovs.dataplane.bridge import Firewall
 from k8s_ovs.dataplane.firewall import IptablesFirewall
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
@@ -22,7 +22,8 @@ DEADLINE = 5.0
 
 
 @click.command(context_settings=options.CONTEXT)
-@options.agent_options
+@options.switch_options
+@options.cni_place_options
 def uninstall(**flags: object) -> None:
     """Remove conflist, NAT rules and bridge from this host. Stop the agent first.
 
@@ -30,17 +31,17 @@ def uninstall(**flags: object) -> None:
     What cannot be removed is named, the rest is removed all the same, and the exit code is 1.
     """
     setup_logging(LogSettings())
-    settings = agent_from(dict(flags), "")
-    switch = OvsdbSwitch(settings.switch.rundir, deadline=DEADLINE)
-    asyncio.run(remove_all(settings, IptablesFirewall(), switch))
+    place = switch_from(dict(flags))
+    switch = OvsdbSwitch(place.rundir, deadline=DEADLINE)
+    asyncio.run(remove_all(cni_from(dict(flags)), place.bridge, IptablesFirewall(), switch))
 
 
-async def remove_all(settings: AgentSettings, firewall: Firewall, switch: FollowingSwitch) -> None:
+async def remove_all(cni: CniSettings, bridge_name: str, firewall: Firewall, switch: FollowingSwitch) -> None:
     """Remove everything that can be removed, saying what. Raises ConfigError if an agent runs, DataplaneError at the end."""
-    await _need_no_agent(settings.cni.socket)
+    await _need_no_agent(cni.socket)
 
     async def conflist_file() -> str:
-        folder = settings.cni.conf_dir
+        folder = cni.conf_dir
         removed = conflist.remove(folder)
         return f"removed {folder / conflist.CONFLIST}" if removed else f"no {conflist.CONFLIST} in {folder}"
 
@@ -53,14 +54,14 @@ async def remove_all(settings: AgentSettings, firewall: Firewall, switch: Follow
         async with asyncio.TaskGroup() as tasks:
             owner = tasks.create_task(switch.run(), name="ovsdb")
             try:
-                await switch.remove_bridge(settings.switch.bridge)
+                await switch.remove_bridge(bridge_name)
             except DataplaneError as err:
                 failure = err
             finally:
                 owner.cancel()
         if failure is not None:
             raise failure
-        return f"removed the bridge {settings.switch.bridge}"
+        return f"removed the bridge {bridge_name}"
 
     steps: tuple[Callable[[], Awaitable[str]], ...] = (conflist_file, rules, bridge)
     left = 0

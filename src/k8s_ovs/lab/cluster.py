@@ -6,7 +6,7 @@ nothing else to find what has to be removed. Pure: no file, process or namespace
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
@@ -32,9 +32,14 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _MAX_NAME = 32
 _UNIX_PATH_MAX = 107
 """Octets of a unix socket's path, unix(7)."""
+_MAX_HOST_NAME = len("external-host-name")
 _LONGEST_SOCKET = "nodes/external-host-name/ovs/ovs-vswitchd.ctl"
 _FIRST_NODE = 11
 MAX_NODES = 64
+MAX_HOSTS = 16
+"""External hosts; their addresses come after those of the most nodes that the underlay has room for."""
+PLACES = ("fabric", "control", "outside")
+"""Namespaces of every lab that no node and no host can be called after."""
 
 
 def check_name(name: str) -> str:
@@ -95,6 +100,14 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class ExternalHost:
+    """What `lab add-host` was told: the host's name, and whether it has Kubernetes credentials (then it serves ClusterIPs)."""
+
+    name: str
+    kubernetes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Networks:
     """The four networks of a lab. `outside` is beyond the underlay's router: nothing of the cluster lives there."""
 
@@ -138,6 +151,10 @@ class Networks:
         """The underlay address of a node, counted from 0."""
         return _host(self.underlay, _FIRST_NODE + index)
 
+    def external_host(self, index: int) -> IPv4Interface:
+        """The underlay address of an external host, counted from 0: from the end, where no node is."""
+        return _host(self.underlay, self.underlay.num_addresses - 2 - index)
+
 
 def _host(network: IPv4Network, number: int) -> IPv4Interface:
     return IPv4Interface((network.network_address + number, network.prefixlen))
@@ -164,12 +181,13 @@ class Cluster:
     shim: Path | None = None
     portmap: Path | None = None
     kube_bin: Path | None = None
+    external: tuple[ExternalHost, ...] = ()
 
     def check(self) -> None:
         """Raise LabError for options that cannot work together."""
         check_name(self.name)
         self.networks.check()
-        room = min(MAX_NODES, self.networks.underlay.num_addresses - _FIRST_NODE - 1)
+        room = min(MAX_NODES, self._room)
         if not 1 <= self.node_count <= room:
             raise LabError(
                 f"{self.node_count} nodes do not fit the underlay {self.networks.underlay}",
@@ -192,6 +210,28 @@ class Cluster:
             )
 
     @property
+    def _room(self) -> int:
+        """Addresses of the underlay for nodes and external hosts."""
+        return self.networks.underlay.num_addresses - _FIRST_NODE - 1
+
+    def with_host(self, host: ExternalHost) -> "Cluster":
+        """The same cluster with one external host more. Raises LabError if it cannot be."""
+        check_name(host.name)
+        if len(host.name) > _MAX_HOST_NAME:
+            raise LabError(
+                f"host name {host.name!r} has {len(host.name)} characters",
+                remedy=f"use at most {_MAX_HOST_NAME}",
+            )
+        if host.name in (*PLACES, *(node.name for node in self.members)):
+            raise LabError(f"lab {self.name} has {host.name!r} already", remedy="choose another name")
+        if len(self.external) >= min(MAX_HOSTS, self._room - self.node_count):
+            raise LabError(
+                f"lab {self.name} has no room for another host than {len(self.external)}",
+                remedy="start one with a larger --underlay-cidr, or use a host that is there",
+            )
+        return replace(self, external=(*self.external, host))
+
+    @property
     def network_config(self) -> NetworkConfig:
         """What `init-config` writes to etcd for this lab."""
         return NetworkConfig(
@@ -205,23 +245,34 @@ class Cluster:
     @property
     def nodes(self) -> tuple[Node, ...]:
         """The nodes node1, node2, … in order."""
-        return tuple(self._node(index) for index in range(self.node_count))
+        return tuple(
+            self._member(f"node{index + 1}", self.networks.node(index)) for index in range(self.node_count)
+        )
 
-    def _node(self, index: int) -> Node:
-        name = f"node{index + 1}"
+    @property
+    def hosts(self) -> tuple[Node, ...]:
+        """The external hosts in the order in which they were added: built like nodes, but Kubernetes knows none."""
+        return tuple(
+            self._member(host.name, self.networks.external_host(index))
+            for index, host in enumerate(self.external)
+        )
+
+    @property
+    def members(self) -> tuple[Node, ...]:
+        """Nodes and external hosts: everything with a switch and an agent."""
+        return (*self.nodes, *self.hosts)
+
+    def _member(self, name: str, address: IPv4Interface) -> Node:
         return Node(
-            name=name,
-            address=self.networks.node(index),
-            directory=self.directory / "nodes" / name,
-            netns=self.netns(name),
+            name=name, address=address, directory=self.directory / "nodes" / name, netns=self.netns(name)
         )
 
     def node(self, name: str) -> Node:
-        """The node of this name. Raises LabError."""
-        for node in self.nodes:
+        """The node or external host of this name. Raises LabError."""
+        for node in self.members:
             if node.name == name:
                 return node
-        names = ", ".join(node.name for node in self.nodes)
+        names = ", ".join(node.name for node in self.members)
         raise LabError(f"lab {self.name} has no node {name!r}", remedy=f"its nodes are {names}")
 
     def netns(self, name: str) -> Path:

@@ -184,6 +184,41 @@ def agent(cluster: Cluster, node: Node) -> Command:
     )
 
 
+def external_agent(cluster: Cluster, host: Node, *, kubernetes: bool) -> Command:
+    """The agent of an external host: etcd only, and Kubernetes if it shall serve ClusterIPs."""
+    credentials = (f"--kubeconfig={cluster.control_kubeconfig}",) if kubernetes else ()
+    return Command(
+        name=f"{host.name}/agent",
+        argv=product(
+            "agent",
+            "--external",
+            f"--hostname={host.name}",
+            f"--node-ip={host.ip}",
+            f"--etcd-endpoints={cluster.etcd_endpoint}",
+            f"--etcd-prefix={ETCD_PREFIX}",
+            *credentials,
+            "--datapath=netdev",
+            f"--ovs-rundir={host.ovs_rundir}",
+            f"--metrics-address=127.0.0.1:{METRICS_PORT}",
+        ),
+        netns=host.netns,
+        log=cluster.logs / f"{host.name}-agent.log",
+        env=ovs_environment(host),
+    )
+
+
+def assign_subnet(cluster: Cluster, host: Node) -> tuple[str, ...]:
+    """What an administrator types to let an external host in."""
+    return product(
+        "subnet",
+        "assign",
+        host.name,
+        str(host.ip),
+        f"--etcd-endpoints={cluster.loopback_etcd_endpoint}",
+        f"--etcd-prefix={ETCD_PREFIX}",
+    )
+
+
 def controller(cluster: Cluster, index: int) -> Command:
     """One of the controllers; they elect a leader among themselves."""
     return Command(

@@ -1,10 +1,10 @@
 """The wires of a lab: namespaces, veth pairs, the underlay bridge and its router, addresses.
 
-Called by the supervisor once, at the start. Only `build` has effects; the texts for `ip -batch` are pure.
+Called by the supervisor: `build` at the start, `add` for each external host. The texts for `ip -batch` are pure.
 
     node1 ─ eth0 ┐                                   ┌ eth0 ─ control  (etcd, API server, controllers)
     node2 ─ eth0 ┼── bridge `underlay` in `fabric` ──┘
-    node3 ─ eth0 ┘        │ routes, no NAT
+    node3 ─ eth0 ┘        │ routes, no NAT       external hosts are wired like nodes, when they are added
                           └ eth0 ─ outside  (the rest of the world)
 """
 
@@ -53,6 +53,16 @@ def fabric_batch(cluster: Cluster) -> str:
             f"link set {name} master underlay up",
         ]
     return _batch(lines)
+
+
+def wire_batch(cluster: Cluster, name: str, ifname: str) -> str:
+    """`ip -batch` lines, for the fabric's namespace, that wire one namespace more to the underlay."""
+    return _batch(
+        [
+            f"link add {ifname} type veth peer name eth0 netns {cluster.netns(name)}",
+            f"link set {ifname} master underlay up",
+        ]
+    )
 
 
 def host_batch(address: str, router: str) -> str:
@@ -114,6 +124,16 @@ async def build(cluster: Cluster) -> None:
             group.create_task(_host(cluster.netns(name), str(address), str(router.ip)), name=f"wire {name}")
         for node in cluster.nodes:
             group.create_task(_node(node), name=f"wire {node.name}")
+
+
+async def add(cluster: Cluster, host: Node) -> None:
+    """Make the namespace of an external host and wire it to the underlay. Raises LabError."""
+    namespaces.create(host.netns)
+    namespaces.sysctl(host.netns, _NODE)
+    # An interface's name has 15 characters at most; a host's address says which one it is.
+    ifname = f"ext{int(host.ip) & 0xFFFF:04x}"
+    await run(cluster.netns("fabric"), "ip", "-batch", "-", text=wire_batch(cluster, host.name, ifname))
+    await _node(host)
 
 
 async def _host(netns: Path, address: str, router: str) -> None:

@@ -1,4 +1,4 @@
-"""lab.json: a lab's description as text. Written by `up`; `down` and every other command begin with it. Pure."""
+"""lab.json: a lab's description as text. Written by `up` and `add-host`; `down` and every other command begin with it. Pure."""
 
 import json
 from ipaddress import IPv4Network
@@ -7,7 +7,7 @@ from typing import Any
 
 from k8s_ovs.config import Mode
 from k8s_ovs.errors import LabError
-from k8s_ovs.lab.cluster import Cluster, Networks
+from k8s_ovs.lab.cluster import Cluster, ExternalHost, Networks
 
 
 def to_json(cluster: Cluster) -> str:
@@ -29,6 +29,7 @@ def to_json(cluster: Cluster) -> str:
             "shim": _text(cluster.shim),
             "portmap": _text(cluster.portmap),
             "kubeBin": _text(cluster.kube_bin),
+            "external": [{"name": host.name, "kubernetes": host.kubernetes} for host in cluster.external],
         },
         indent=1,
     )
@@ -52,6 +53,7 @@ def from_json(text: str) -> Cluster:
             shim=_path(data["shim"]),
             portmap=_path(data["portmap"]),
             kube_bin=_path(data["kubeBin"]),
+            external=tuple(ExternalHost(**host) for host in data["external"]),
         )
     except (ValueError, KeyError, TypeError) as err:
         raise LabError(f"lab.json cannot be read ({err!r})", remedy="run `k8s-ovs lab down`") from err

@@ -1,11 +1,13 @@
-"""A lab's beginning and end: `up` and `down`.
+"""A lab's beginning and end, and what is added in between: `up`, `add_host` and `down`.
 
 Called by `cli.lab` and the demo. `up` writes lab.json, starts the supervisor and follows it until the lab is ready;
 whatever goes wrong on the way, it calls `down`. `down` needs only the lab's directory and leaves nothing, whether the
 lab is whole, half built, or its supervisor was killed.
 """
 
+import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -18,25 +20,31 @@ from pathlib import Path
 
 from k8s_ovs.config import Mode
 from k8s_ovs.errors import LabError
-from k8s_ovs.lab import hostcheck, labfile, namespaces, realkube, shim
+from k8s_ovs.lab import commands, hostcheck, labfile, namespaces, realkube, shim
 from k8s_ovs.lab.cluster import (
     DEFAULT_BASE,
+    METRICS_PORT,
     OUTSIDE_CANDIDATES,
     POD_CANDIDATES,
     SERVICE_CANDIDATES,
     UNDERLAY_CANDIDATES,
     Cluster,
+    ExternalHost,
     Networks,
+    Node,
     check_name,
     pick,
 )
 from k8s_ovs.lab.forward import free_ports
 from k8s_ovs.lab.processes import ProcessId, log_tail
 from k8s_ovs.lab.state import LAB_FILE, READY, LabState, Phase, replace_file
+from k8s_ovs.lab.wait import http_ok, until
 
 _STARTER = "starter.pid"
+_LOCK = "lab.lock"
 _ERROR = "error: "
 _STOP_SECONDS = 5.0
+_HOST_SECONDS = 60.0
 
 Say = Callable[[str], None]
 
@@ -113,6 +121,74 @@ def up(options: Options, say: Say) -> Cluster:
         remove(cluster)
         raise
     return cluster
+
+
+def add_host(cluster: Cluster, host: ExternalHost, *, register: bool = True) -> Node:
+    """Add an external host to a running lab, and return when it serves. Raises LabError.
+
+    It is registered as an administrator does it, with `k8s-ovs subnet assign`; with `register` False it is not, and
+    waits for that.
+    """
+    hostcheck.check_root()
+    with _only_one_writes(cluster.directory):
+        current = labfile.from_json((cluster.directory / LAB_FILE).read_text())
+        state = LabState.read(cluster.directory)
+        if state is None or state.phase is not Phase.READY:
+            raise LabError(f"lab {cluster.name!r} is not ready", remedy="see `k8s-ovs lab status`")
+        if state.hosts.get(host.name):
+            raise LabError(f"host {host.name} could not be built before", remedy="choose another name")
+        grown = current.with_host(host)
+        added = grown.node(host.name)
+        if register and not cluster.bare:
+            _register(grown, added)
+        replace_file(cluster.directory / LAB_FILE, labfile.to_json(grown))
+        try:
+            _await_host(grown, added, state, serving=register and not cluster.bare)
+        except LabError:
+            now = LabState.read(cluster.directory)
+            if now is None or now.hosts.get(host.name) != "":  # it was not built
+                replace_file(cluster.directory / LAB_FILE, labfile.to_json(current))
+            raise
+    return added
+
+
+def _register(cluster: Cluster, host: Node) -> None:
+    done = subprocess.run(
+        commands.assign_subnet(cluster, host),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise LabError(f"host {host.name} cannot be registered: {done.stderr.strip()}")
+
+
+def _await_host(cluster: Cluster, host: Node, state: LabState, *, serving: bool) -> None:
+    """Have the supervisor build the host, and wait for it. Raises LabError."""
+    state.supervisor.signal(signal.SIGHUP)
+
+    async def built() -> bool:
+        now = LabState.read(cluster.directory)
+        if now is None or now.phase is not Phase.READY:
+            raise LabError(f"lab {cluster.name!r} went down meanwhile")
+        if now.hosts.get(host.name):
+            raise LabError(f"host {host.name} cannot be built: {now.hosts[host.name]}")
+        if host.name not in now.hosts:
+            return False
+        return not serving or await http_ok(METRICS_PORT, "/readyz", netns=host.netns)
+
+    if not asyncio.run(until(built, _HOST_SECONDS)):
+        log = log_tail(cluster.logs / f"{host.name}-agent.log")
+        raise LabError(f"waited {_HOST_SECONDS:.0f} s for host {host.name} to serve:\n{log}")
+
+
+@contextlib.contextmanager
+def _only_one_writes(directory: Path) -> Iterator[None]:
+    """Two that add hosts at once would lose one of them: lab.json is read and written under a lock (flock(2))."""
+    with (directory / _LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def remove(cluster: Cluster) -> None:

@@ -66,10 +66,13 @@ def pods(cluster: Cluster) -> list[PodPlace]:
 
 
 def find(cluster: Cluster, target: str) -> Place:
-    """NODE, NAMESPACE/POD, `control` or `outside`. Raises LabError, with what there is instead."""
+    """NODE, external host, NAMESPACE/POD, `control` or `outside`. Raises LabError, with what there is instead."""
     for node in cluster.nodes:
         if target == node.name:
             return Place(node.netns, node_environment(cluster, node))
+    for host in cluster.hosts:
+        if target == host.name:
+            return Place(host.netns, host_environment(cluster, host))
     if target in ("control", "outside"):
         inside = {"KUBECONFIG": str(cluster.control_kubeconfig)} if target == "control" else {}
         return Place(cluster.netns(target), {**_etcd_environment(cluster.etcd_endpoint), **inside})
@@ -77,18 +80,25 @@ def find(cluster: Cluster, target: str) -> Place:
     for pod in existing:
         if target == pod.title:
             return Place(pod.netns)
-    known = [node.name for node in cluster.nodes] + [pod.title for pod in existing] + ["control", "outside"]
+    known = [node.name for node in cluster.members] + [pod.title for pod in existing] + ["control", "outside"]
     raise LabError(f"lab {cluster.name} has no {target!r}", remedy=f"it has {', '.join(known)}")
+
+
+def host_environment(cluster: Cluster, host: Node) -> dict[str, str]:
+    """What makes ovs-vsctl, etcdctl and k8s-ovs work as on that external host, which has no Kubernetes credentials."""
+    return {
+        **ovs_environment(host),
+        **_etcd_environment(cluster.etcd_endpoint),
+        "K8S_OVS_HOSTNAME": host.name,
+        "K8S_OVS_OVS_RUNDIR": str(host.ovs_rundir),
+    }
 
 
 def node_environment(cluster: Cluster, node: Node) -> dict[str, str]:
     """What makes ovs-vsctl, etcdctl, kubectl and k8s-ovs work as on that node."""
     return {
-        **ovs_environment(node),
-        **_etcd_environment(cluster.etcd_endpoint),
+        **host_environment(cluster, node),
         "KUBECONFIG": str(node.kubeconfig),
-        "K8S_OVS_HOSTNAME": node.name,
-        "K8S_OVS_OVS_RUNDIR": str(node.ovs_rundir),
         "K8S_OVS_CNI_SOCKET": str(node.cni_socket),
         "K8S_OVS_CNI_CONF_DIR": str(node.cni_conf_dir),
     }

@@ -41,11 +41,15 @@ class ProcessState:
 
 @dataclass(frozen=True, slots=True)
 class LabState:
-    """The supervisor's own id, the phase, and every process by name."""
+    """The supervisor's own id, the phase, and every process by name.
+
+    `hosts` has each external host that the supervisor has built: empty text if it runs, else why it does not.
+    """
 
     supervisor: ProcessId
     phase: Phase
     processes: dict[str, ProcessState] = field(default_factory=dict)
+    hosts: dict[str, str] = field(default_factory=dict)
 
     def pid(self, name: str) -> int | None:
         """The pid of a process that runs now, or None."""
@@ -66,6 +70,7 @@ class LabState:
                 }
                 for name, state in self.processes.items()
             },
+            "hosts": self.hosts,
         }
         replace_file(directory / STATE_FILE, json.dumps(data))
 
@@ -81,10 +86,11 @@ class LabState:
                 )
                 for name, entry in data["processes"].items()
             }
+            hosts = dict(data["hosts"])
             phase = Phase(data["phase"]) if supervisor.alive else Phase.DEAD
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return cls(supervisor, phase, processes)
+        return cls(supervisor, phase, processes, hosts)
 
 
 def _id_json(process_id: ProcessId) -> dict[str, int]:

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from k8s_ovs.errors import ConfigError, SourceError
-from k8s_ovs.lab.cluster import ETCD_PREFIX, Cluster, Node
+from k8s_ovs.lab.cluster import ETCD_PREFIX, METRICS_PORT, Cluster, Node
 from k8s_ovs.lab.commands import ovs_environment
 from k8s_ovs.lab.ovsnode import has_conflist
 from k8s_ovs.lab.places import PodPlace, pods
 from k8s_ovs.lab.state import LabState, Phase
+from k8s_ovs.lab.wait import http_ok
 from k8s_ovs.model.types import HostSubnet
 from k8s_ovs.sources.etcd.settings import EtcdSettings
 from k8s_ovs.sources.etcd.store import EtcdStore
@@ -57,7 +58,7 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class LabStatus:
-    """The whole lab. `problems` are the malformed records in etcd."""
+    """The whole lab. `hosts` are the external ones, `problems` the malformed records in etcd."""
 
     name: str
     phase: str
@@ -69,6 +70,7 @@ class LabStatus:
     apiserver: Process
     controllers: list[Process]
     nodes: list[NodeStatus]
+    hosts: list[NodeStatus]
     pods: list[dict[str, str]]
     problems: list[str]
 
@@ -90,10 +92,17 @@ async def records(cluster: Cluster) -> Snapshot | None:
 async def read(cluster: Cluster) -> LabStatus:
     """The status now."""
     state = LabState.read(cluster.directory)
-    snapshot, bridges = await asyncio.gather(
-        records(cluster), asyncio.gather(*(_bridge(node) for node in cluster.nodes))
+    snapshot, bridges, serving = await asyncio.gather(
+        records(cluster),
+        asyncio.gather(*(_bridge(node) for node in cluster.members)),
+        asyncio.gather(*(_serves(host) for host in cluster.hosts)),
     )
     subnets = {} if snapshot is None else dict(snapshot.host_subnets)
+    ready = [*(has_conflist(node.cni_conf_dir) for node in cluster.nodes), *serving]
+    members = [
+        _node(node, state, subnets.get(node.ip), bridge, ready=is_ready)
+        for node, bridge, is_ready in zip(cluster.members, bridges, ready, strict=True)
+    ]
     return LabStatus(
         name=cluster.name,
         phase=(Phase.DEAD if state is None else state.phase).value,
@@ -104,10 +113,8 @@ async def read(cluster: Cluster) -> LabStatus:
         etcd=_process(state, "etcd"),
         apiserver=_process(state, "apiserver"),
         controllers=[_process(state, f"controller{index + 1}") for index in range(cluster.controllers)],
-        nodes=[
-            _node(node, state, subnets.get(node.ip), bridge)
-            for node, bridge in zip(cluster.nodes, bridges, strict=True)
-        ],
+        nodes=members[: cluster.node_count],
+        hosts=members[cluster.node_count :],
         pods=[_pod(pod) for pod in pods(cluster)],
         problems=[]
         if snapshot is None
@@ -120,13 +127,20 @@ def _process(state: LabState | None, name: str) -> Process:
     return Process(None if state is None else state.pid(name), 0 if known is None else known.restarts)
 
 
-def _node(node: Node, state: LabState | None, record: HostSubnet | None, bridge: Bridge) -> NodeStatus:
+async def _serves(host: Node) -> bool:
+    """Whether an external host's agent says that it is ready; there is no conflist to tell it."""
+    return await http_ok(METRICS_PORT, "/readyz", netns=host.netns)
+
+
+def _node(
+    node: Node, state: LabState | None, record: HostSubnet | None, bridge: Bridge, *, ready: bool
+) -> NodeStatus:
     subnet = None if record is None or record.subnet is None else str(record.subnet)
     return NodeStatus(
         name=node.name,
         ip=str(node.ip),
         subnet=subnet,
-        ready=has_conflist(node.cni_conf_dir),
+        ready=ready,
         agent=_process(state, f"{node.name}/agent"),
         vswitchd=_process(state, f"{node.name}/vswitchd"),
         ovsdb=_process(state, f"{node.name}/ovsdb"),
@@ -172,12 +186,13 @@ def render(status: LabStatus) -> str:
         control |= {f"controller{index + 1}": process for index, process in enumerate(status.controllers)}
     lines.append("  " + ", ".join(f"{name} {_pid(process)}" for name, process in control.items()))
     rows = [("NODE", "READY", "ADDRESS", "SUBNET", "AGENT", "VSWITCHD", "OVSDB", "BRIDGE")]
-    for node in status.nodes:
+    external = {host.name for host in status.hosts}
+    for node in (*status.nodes, *status.hosts):
         bridge = node.bridge
         detail = f" {bridge.ports} ports {bridge.flows} flows" if bridge.state == "up" else ""
         rows.append(
             (
-                node.name,
+                f"{node.name} (external)" if node.name in external else node.name,
                 "yes" if node.ready else "no",
                 node.ip,
                 node.subnet or "-",

@@ -2,6 +2,7 @@
 
 Started by `lifecycle.up` as `python -m k8s_ovs.lab.supervisor DIRECTORY PROGRESS_FD`; ended by SIGTERM. It removes
 nothing but processes: files and namespaces are `lifecycle.down`'s, which also works when this process was killed.
+SIGHUP: external hosts have been added to lab.json; build them, and tell in state.json how that went.
 Progress lines go to PROGRESS_FD until the lab is ready; then it is closed.
 """
 
@@ -38,6 +39,8 @@ class Supervisor:
         self._own = own
         self._phase = Phase.STARTING
         self._processes: dict[str, Supervised] = {}
+        self._hosts: dict[str, str] = {}
+        self._hosts_due = asyncio.Event()
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
@@ -48,7 +51,35 @@ class Supervisor:
             self._phase = Phase.READY
             self._write_state()
             self._progress(READY)
-            await asyncio.get_running_loop().create_future()
+            await self._add_hosts()
+
+    def look_for_hosts(self) -> None:
+        """There may be another external host in lab.json."""
+        self._hosts_due.set()
+
+    async def _add_hosts(self) -> None:
+        """Build every external host that lab.json names and that has not been built. Without end."""
+        while True:
+            await self._hosts_due.wait()
+            self._hosts_due.clear()
+            cluster = labfile.from_json((self._cluster.directory / LAB_FILE).read_text())
+            for host, known in zip(cluster.hosts, cluster.external, strict=True):
+                if host.name in self._hosts:
+                    continue
+                try:
+                    await self._add_host(host, kubernetes=known.kubernetes)
+                    self._hosts[host.name] = ""
+                except (LabError, OSError) as err:
+                    # The rest of the lab goes on; whoever asked for the host reads why, and takes it out again.
+                    self._hosts[host.name] = str(err)
+                self._write_state()
+
+    async def _add_host(self, host: Node, *, kubernetes: bool) -> None:
+        await fabric.add(self._cluster, host)
+        await self._switch(host)
+        self._start(commands.podserver(self._cluster, host))
+        if not self._cluster.bare:
+            self._start(commands.external_agent(self._cluster, host, kubernetes=kubernetes))
 
     async def _bring_up(self) -> None:
         cluster = self._cluster
@@ -144,7 +175,7 @@ class Supervisor:
             name: ProcessState(process.process_id, max(process.restarts, 0))
             for name, process in self._processes.items()
         }
-        LabState(self._own, self._phase, processes).write(self._cluster.directory)
+        LabState(self._own, self._phase, processes, dict(self._hosts)).write(self._cluster.directory)
 
 
 def _progress_to(descriptor: int) -> Callable[[str], None]:
@@ -166,6 +197,7 @@ async def _main(directory: Path, progress: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.look_for_hosts)
     with contextlib.suppress(asyncio.CancelledError):
         await task
 
