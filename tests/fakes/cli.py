@@ -4,10 +4,31 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 
 import pytest
 
+from fakes.store import FakeStore
 from k8s_ovs.cli.main import main
+from k8s_ovs.sources.etcd.settings import EtcdSettings
+
+
+class OpenStore(FakeStore):
+    """A FakeStore that can be opened like the real one."""
+
+    opened: tuple[EtcdSettings, str | None] | None = None
+
+    def open(self, settings: EtcdSettings, network: str | None) -> "OpenStore":
+        self.opened = settings, network
+        return self
+
+    async def __aenter__(self) -> "OpenStore":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
 
 
 @dataclass(frozen=True)

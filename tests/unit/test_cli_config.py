@@ -1,11 +1,10 @@
 """`k8s-ovs init-config` on a store in memory: what is written, what is only checked, what is refused."""
 
 import json
-from types import TracebackType
 
 import pytest
 
-from fakes.cli import CommandLine, Ended
+from fakes.cli import CommandLine, Ended, OpenStore
 from fakes.store import FakeStore
 from k8s_ovs.cli import config
 from k8s_ovs.config import EXAMPLE, NetworkConfig
@@ -15,24 +14,6 @@ from k8s_ovs.sources.records import DEFAULT_PREFIX, config_key
 
 DEFAULT = NetworkConfig.from_json(EXAMPLE)
 KEY = config_key(DEFAULT_PREFIX)
-
-
-class OpenStore(FakeStore):
-    """A FakeStore that can be opened like the real one."""
-
-    opened: tuple[EtcdSettings, str | None] | None = None
-
-    def open(self, settings: EtcdSettings, network: str | None) -> "OpenStore":
-        self.opened = settings, network
-        return self
-
-    async def __aenter__(self) -> "OpenStore":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return
 
 
 @pytest.fixture

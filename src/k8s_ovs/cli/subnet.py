@@ -5,6 +5,7 @@ see to be wrong is refused before anything is written.
 """
 
 import asyncio
+import re
 import sys
 import time
 from ipaddress import AddressValueError, IPv4Address
@@ -16,11 +17,15 @@ from k8s_ovs.cli import options
 from k8s_ovs.cli.output import columns, emit, format_option
 from k8s_ovs.cli.session import EXIT_CODES, TIMED_OUT, Session, commit, following, is_live, opened
 from k8s_ovs.config import NetworkConfig
-from k8s_ovs.errors import ConfigError
+from k8s_ovs.errors import ConfigError, RecordError
 from k8s_ovs.model.types import HostSubnet
 from k8s_ovs.sources.store import Change, Snapshot
 
 Row = dict[str, Any]
+
+_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
+_MAX_NAME = 253
+"""A host's name, as Kubernetes has it for Nodes (RFC 1123)."""
 
 
 @click.group(context_settings=options.CONTEXT)
@@ -65,7 +70,7 @@ def assign(host: str, ip: str, output: str, **flags: Any) -> None:
     every tenant: it acts as the hosts of the cluster do.
     """
     patience, waiting = flags.pop("timeout"), flags.pop("wait")
-    wanted = HostSubnet(host.lower(), _address(ip), None, assign=True)
+    wanted = HostSubnet(_host(host), _address(ip), None, assign=True)
 
     async def run() -> tuple[Row, bool]:
         async with opened(flags) as session:
@@ -117,6 +122,16 @@ def malformed(snapshot: Snapshot) -> dict[str, str]:
         if folder.endswith("/subnets"):
             found[name] = str(problem)
     return found
+
+
+def _host(text: str) -> str:
+    name = text.lower()
+    if not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
+        raise ConfigError(
+            f"HOST is {text!r}",
+            remedy="give the name that `k8s-ovs agent --external --hostname` says there, like lb1",
+        )
+    return name
 
 
 def _address(text: str) -> IPv4Address:
@@ -212,8 +227,10 @@ async def _given(session: Session, wanted: HostSubnet, seconds: float) -> tuple[
                 snapshot = await snapshot_then()
                 record = snapshot.host_subnets.get(wanted.host_ip)
                 if record is None or not record.assign or record.host != wanted.host:
-                    raise ConfigError(
-                        f"the record of {wanted.host} was removed meanwhile", remedy="ask again"
+                    raise RecordError(
+                        f"subnets/{wanted.host_ip}",
+                        "somebody has removed or replaced it meanwhile",
+                        remedy="ask again",
                     )
                 if record.subnet is not None:
                     return _row(snapshot, record) | {"seconds": round(time.monotonic() - begun, 3)}, True
