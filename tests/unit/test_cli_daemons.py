@@ -75,6 +75,15 @@ def k8s_ovs(capsys: pytest.CaptureFixture[str]) -> CommandLine:
     return CommandLine(capsys)
 
 
+KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "http://192.0.2.20:8080"}}]
+users: [{name: u, user: {}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+"""
+
 SEED = [
     "--etcd-endpoints=https://192.0.2.10:2379,https://192.0.2.11:2379",
     "--etcd-prefix=/k8s.ovs.com/ovs/network",
@@ -149,6 +158,18 @@ def test_an_agent_outside_kubernetes_needs_no_credentials(k8s_ovs: CommandLine, 
     assert "no Kubernetes credentials" in ended.err
     [(_, services)] = stubs.agents
     assert services.kube is None
+
+
+def test_an_external_host_uses_only_the_credentials_that_it_is_given(
+    k8s_ovs: CommandLine, stubs: Stubs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KUBERNETES_MASTER", "192.0.2.20:8080")
+    assert k8s_ovs("agent", "--external").code == 0
+    config = tmp_path / "kubeconfig"
+    config.write_text(KUBECONFIG)
+    assert k8s_ovs("agent", "--external", f"--kubeconfig={config}").code == 0
+    assert [settings.external for settings, _ in stubs.agents] == [True, True]
+    assert [services.kube is not None for _, services in stubs.agents] == [False, True]
 
 
 def test_a_controller_does(k8s_ovs: CommandLine, stubs: Stubs) -> None:

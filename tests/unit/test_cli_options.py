@@ -123,12 +123,30 @@ def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert daemon_from(given).hostname == "from-environment"
 
 
-@pytest.mark.parametrize("name", ["", *(name for name in COMMANDS if name != "lab")])
-def test_the_variable_of_every_flag_is_its_name(name: str) -> None:
-    command = cli.get_command(click.Context(cli), name) if name else cli
+GROUPS = {
+    "tenant": ("list", "show", "join", "isolate", "global"),
+    "subnet": ("list", "assign", "release"),
+}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        *((name,) for name in COMMANDS if name != "lab"),
+        *((group, name) for group, names in GROUPS.items() for name in names),
+    ],
+)
+def test_the_variable_of_every_flag_is_its_name(words: tuple[str, ...]) -> None:
+    command: click.Command | None = cli
+    for word in words:
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), word)
     assert command is not None
     assert command.context_settings["auto_envvar_prefix"] == "K8S_OVS"
     for option in command.params:
+        if isinstance(option, click.Argument):
+            continue
         assert isinstance(option, click.Option)
         names = [name.removeprefix("--") for name in option.opts if name.startswith("--")]
         variables = ["K8S_OVS_" + name.replace("-", "_").upper() for name in names]
@@ -175,3 +193,30 @@ def test_etcd_settings_that_cannot_work_are_refused() -> None:
         with pytest.raises(ConfigError) as refused:
             daemon_from(parse(*arguments))
         assert refused.value.remedy.startswith(remedy)
+
+
+def test_an_external_host_is_a_flag_of_the_agent_alone() -> None:
+    @click.command(context_settings=options.CONTEXT)
+    @options.agent_options
+    @options.external_option
+    def external(**flags: object) -> Options:
+        return flags
+
+    given: Options = external.main(["--external"], standalone_mode=False)
+    assert agent_from(given, "lb") == AgentSettings(hostname="lb", external=True)
+    assert not agent_from(parse(), "n").external
+    for name in ("", "controller", "uninstall"):
+        command = cli.get_command(click.Context(cli), name) if name else cli
+        assert command is not None
+        assert "external" not in {option.name for option in command.params}
+
+
+def test_uninstall_asks_only_for_what_it_needs() -> None:
+    command = cli.get_command(click.Context(cli), "uninstall")
+    assert command is not None
+    assert {option.name for option in command.params} == {
+        "bridge",
+        "ovs_rundir",
+        "cni_socket",
+        "cni_conf_dir",
+    }
