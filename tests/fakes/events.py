@@ -67,7 +67,11 @@ def _attachment(
 def _hosts() -> st.SearchStrategy[HostSubnet]:
     subnets = st.one_of(st.none(), st.sampled_from(SUBNETS))
     return st.builds(
-        HostSubnet, st.sampled_from([HOST, "node2", "node3"]), st.sampled_from(HOST_IPS), subnets
+        HostSubnet,
+        st.sampled_from([HOST, "node2", "node3"]),
+        st.sampled_from(HOST_IPS),
+        subnets,
+        revision=st.integers(0, 3),
     )
 
 

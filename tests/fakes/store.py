@@ -122,14 +122,18 @@ class FakeStore:
             await self._moved.wait()
         ledger = Ledger(self.keys, self._problems)
         done = self.revision
-        existing = ledger.replace({k: v for k, v in sorted(self.raw().items()) if self.keys.owns(k)})
+        owned = {key: held for key, held in sorted(self._data.items()) if self.keys.owns(key)}
+        existing = ledger.replace(
+            {key: value for key, (value, _) in owned.items()},
+            {key: revision for key, (_, revision) in owned.items()},
+        )
         yield [*existing, Synced(Source.HOST_SUBNETS), Synced(Source.NET_NAMESPACES)]
         while True:
             moved = self._moved
             news = [] if self._outage is not None else [entry for entry in self._log if entry[0] > done]
             for revision, writes in news:
                 done = revision
-                events = ledger.apply(writes.items())
+                events = ledger.apply(writes.items(), revision)
                 if any(map(self.keys.owns, writes)):
                     yield events
             if not news:

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections import Counter
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 
 from hypothesis import given, settings
@@ -66,12 +67,15 @@ def applied(snapshot: Snapshot, change: Change) -> Snapshot:
 
 
 def settled_subnets(
-    snapshot: Snapshot, nodes: list[HostNode], limit: int = 100
+    snapshot: Snapshot,
+    nodes: list[HostNode],
+    limit: int = 100,
+    former: Mapping[str, IPv4Network] = {},
 ) -> tuple[list[Snapshot], Plan]:
     """Carry out plan after plan until there is nothing left to do: every state on the way, and the last plan."""
     states = [snapshot]
     for _ in range(ROUNDS):
-        plan = plan_subnets(states[-1], nodes, config_of(), limit=limit)
+        plan = plan_subnets(states[-1], nodes, config_of(), former=former, limit=limit)
         if plan.change is None:
             return states, plan
         states.append(applied(states[-1], plan.change))
@@ -102,9 +106,11 @@ def overlaps(snapshot: Snapshot) -> set[frozenset[str]]:
 
 
 @unhurried
-@given(nodes, host_subnets, limits)
-def test_no_subnet_is_given_twice(nodes: list[HostNode], records: list[HostSubnet], limit: int) -> None:
-    states, _ = settled_subnets(snapshot_of(records, []), nodes, limit)
+@given(nodes, host_subnets, limits, st.dictionaries(names, subnets.filter(bool)))
+def test_no_subnet_is_given_twice(
+    nodes: list[HostNode], records: list[HostSubnet], limit: int, former: dict[str, IPv4Network]
+) -> None:
+    states, _ = settled_subnets(snapshot_of(records, []), nodes, limit, former)
     for before, after in itertools.pairwise(states):
         held = {r.subnet for r in before.host_subnets.values() if r.subnet is not None}
         new = [r.subnet for r in after.host_subnets.values() if r.subnet is not None and r.subnet not in held]

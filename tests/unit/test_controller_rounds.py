@@ -232,8 +232,41 @@ def test_what_a_record_held_before_it_became_malformed_is_not_given_away(bench: 
     bench.store.delete_raw(keys.subnet(IPv4Address("192.0.2.1")))
     bench.store.delete_raw(keys.namespace("red"))
     bench.settle(rounds)
-    assert bench.subnets()["node1"] == "172.11.0.32/28"
+    assert bench.subnets()["node1"] == "172.11.0.0/28", "its pods are in what it had"
     assert (bench.vnis()["red"], rounds.problems) == (12, ())
+
+
+def test_a_record_deleted_by_hand_comes_back_as_it_was(bench: Bench) -> None:
+    bench.nodes(node1="192.0.2.1", node2="192.0.2.2")
+    rounds = bench.controller()
+    bench.settle(rounds)
+    before = bench.subnets()
+    for address in ("192.0.2.1", "192.0.2.2"):
+        bench.store.delete_raw(bench.store.keys.subnet(IPv4Address(address)))
+        bench.settle(rounds)
+        assert bench.subnets() == before
+    another = bench.controller()
+    bench.store.delete_raw(bench.store.keys.subnet(IPv4Address("192.0.2.1")))
+    bench.settle(another)
+    assert bench.subnets()["node2"] == before["node2"]
+    assert bench.subnets()["node1"] is not None, "who has not seen the record gives any subnet"
+
+
+def test_a_node_that_returns_gets_what_it_had_unless_somebody_else_has_it_now(bench: Bench) -> None:
+    rounds = bench.controller()
+    bench.nodes(node1="192.0.2.1", node2="192.0.2.2")
+    bench.settle(rounds)
+    before = bench.subnets()
+    for taken in ("172.11.0.224/28", before["node1"]):
+        bench.facts.nodes.pop("node1")
+        bench.cluster.remove_nodes("node1")
+        bench.settle(rounds)
+        assert "node1" not in bench.subnets()
+        bench.store.put(HostSubnet("outside", IPv4Address("192.0.2.99"), IPv4Network(taken), assign=True))
+        bench.settle(rounds)
+        bench.nodes(node1="192.0.2.7")
+        bench.settle(rounds)
+        assert (bench.subnets()["node1"] == before["node1"]) is (taken != before["node1"])
 
 
 def test_what_was_just_freed_is_not_the_next_to_be_given(bench: Bench) -> None:

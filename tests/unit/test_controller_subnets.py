@@ -1,7 +1,7 @@
 """Planning host subnets: what each situation leads to."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -48,10 +48,16 @@ def plan(
     config: NetworkConfig = CONFIG,
     problems: Iterable[str] = (),
     held: Iterable[str] = (),
+    former: Mapping[str, str] = {},
     limit: int = 100,
 ) -> Plan:
     return plan_subnets(
-        snapshot(*records, problems=problems), nodes, config, [net(h) for h in held], limit=limit
+        snapshot(*records, problems=problems),
+        nodes,
+        config,
+        [net(each) for each in held],
+        former={name: net(each) for name, each in former.items()},
+        limit=limit,
     )
 
 
@@ -154,6 +160,60 @@ def test_of_two_records_of_a_node_the_one_at_its_address_stays() -> None:
         record("node1", "192.0.2.2", "172.11.4.0/22"),
     )
     assert (puts(result), deletes(result), result.absent) == ({}, {"192.0.2.1"}, [])
+
+
+def test_a_lost_record_is_written_back_before_others_get_what_it_held() -> None:
+    """The last free subnet is the lost one: node1, which comes first by its name, has to wait."""
+    small = dataclasses.replace(CONFIG, network=net("172.11.0.0/21"))
+    result = plan(
+        [node("node1", "192.0.2.1"), node("node2", "192.0.2.2"), node("node3", "192.0.2.3")],
+        record("node3", "192.0.2.3", "172.11.0.0/22"),
+        config=small,
+        former={"node2": "172.11.4.0/22"},
+    )
+    assert puts(result) == {"192.0.2.2": ("node2", "172.11.4.0/22", False)}
+    assert kinds(result) == {"node1": ProblemKind.NO_SUBNET_LEFT}
+
+
+def test_an_empty_subnet_asks_for_another_one() -> None:
+    result = plan(
+        [node("node1", "192.0.2.1")],
+        record("node1", "192.0.2.1", None),
+        record("node2", "192.0.2.2", "172.11.0.0/22", assign=True),
+        former={"node1": "172.11.60.0/22"},
+    )
+    assert puts(result) == {"192.0.2.1": ("node1", "172.11.4.0/22", False)}
+
+
+@pytest.mark.parametrize("former", ["172.11.0.0/21", "10.0.0.0/22", "172.11.8.0/23"])
+def test_what_does_not_fit_any_more_does_not_come_back(former: str) -> None:
+    result = plan(
+        [node("node1", "192.0.2.1"), node("node2", "192.0.2.2")],
+        record("node2", "192.0.2.2", "172.11.0.0/22"),
+        former={"node1": former},
+    )
+    assert puts(result) == {"192.0.2.1": ("node1", "172.11.4.0/22", False)}
+
+
+def test_a_record_renamed_to_another_node_is_taken_back_with_its_subnet() -> None:
+    result = plan(
+        [node("node2", "192.0.2.2"), node("node3", "192.0.2.3")],
+        record("node3", "192.0.2.2", "172.11.4.0/22"),
+        record("node3", "192.0.2.3", "172.11.8.0/22"),
+    )
+    assert puts(result) == {"192.0.2.2": ("node2", "172.11.4.0/22", False)}
+    assert (deletes(result), result.absent) == (set(), [])
+
+
+def test_a_node_at_an_address_that_another_is_just_leaving_takes_nothing_from_it() -> None:
+    result = plan(
+        [node("node1", "192.0.2.9"), node("node2", "192.0.2.1")],
+        record("node1", "192.0.2.1", "172.11.0.0/22"),
+    )
+    assert puts(result) == {
+        "192.0.2.9": ("node1", "172.11.0.0/22", False),
+        "192.0.2.1": ("node2", "172.11.4.0/22", False),
+    }
 
 
 def test_a_node_without_an_address_keeps_its_record_and_is_reported() -> None:

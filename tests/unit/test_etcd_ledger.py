@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k8s_ovs.errors import RecordError
-from k8s_ovs.model.events import Event, NetNamespaceGone, NetNamespaceSet
+from k8s_ovs.model.events import Event, HostSubnetSet, NetNamespaceGone, NetNamespaceSet
 from k8s_ovs.model.types import NetNamespace, Vni
 from k8s_ovs.sources.etcd.ledger import Ledger
 from k8s_ovs.sources.records import Keys
@@ -77,6 +77,21 @@ def test_a_record_that_was_malformed_for_a_while_is_not_told_again_by_a_listing(
     assert list(problems) == [RED]
     assert ledger.replace({RED: good}) == []
     assert problems == {}
+
+
+def test_a_host_subnet_written_again_as_it_was_is_told_with_its_new_revision() -> None:
+    ledger, _ = fresh()
+    key, value = KEYS.subnets + "192.0.2.1", b'{"Host":"a","HostIP":"192.0.2.1","Subnet":"172.11.4.0/22"}'
+    told = [
+        ledger.apply([(key, value)], 4),
+        ledger.replace({key: value}, {key: 4}),
+        ledger.replace({key: value}, {key: 6}),
+    ]
+    assert [[e.record.revision for e in events if isinstance(e, HostSubnetSet)] for events in told] == [
+        [4],
+        [],
+        [6],
+    ]
 
 
 def test_other_keys_are_nothing_to_it() -> None:

@@ -1,5 +1,6 @@
 """A node's view: event by event it has to be what a slow and plain reading of the same objects says."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from random import Random
 
@@ -57,11 +58,14 @@ def in_place(record: HostSubnet, config: NetworkConfig) -> bool:
     return subnet is not None and subnet.subnet_of(config.network) and not inside
 
 
+def age(record: HostSubnet) -> tuple[int, IPv4Address]:
+    return record.revision, record.host_ip
+
+
 def plain_local(state: ClusterState) -> LocalHost | None:
     config = state.config
-    for host_ip in sorted(state.host_subnets):
-        record = state.host_subnets[host_ip]
-        subnet = record.subnet
+    for record in sorted(state.host_subnets.values(), key=age):
+        host_ip, subnet = record.host_ip, record.subnet
         if config and subnet and record.host == HOST and subnet.prefixlen <= 30 and in_place(record, config):
             return LocalHost(config, host_ip, subnet, subnet.network_address + 1)
     return None
@@ -76,7 +80,7 @@ def plain_remote(state: ClusterState, record: HostSubnet) -> RemoteHost | None:
     for other in state.host_subnets.values():
         if other.subnet is None or other.host == HOST or not in_place(other, config):
             continue
-        if other.host_ip < record.host_ip and other.subnet.overlaps(subnet):
+        if age(other) < age(record) and other.subnet.overlaps(subnet):
             return None
     return RemoteHost(record.host_ip, subnet)
 
@@ -257,6 +261,42 @@ def test_of_two_that_overlap_the_lower_address_wins_and_its_end_frees_the_other(
     assert view.record(RemoteHostKey(high.host_ip)) is None
     assert RemoteHostKey(high.host_ip) in view.apply(HostSubnetGone(low.host_ip))
     assert view.record(RemoteHostKey(high.host_ip)) == RemoteHost(high.host_ip, IPv4Network("172.11.9.0/24"))
+
+
+def test_an_edit_by_hand_takes_nothing_from_a_host_whose_record_nobody_touched() -> None:
+    """The lower address alone would give it the other's subnet."""
+    edited = HostSubnet("a", HOST_IPS[0], IPv4Network("172.11.4.0/22"), revision=7)
+    kept = HostSubnet("b", HOST_IPS[2], IPv4Network("172.11.8.0/22"), revision=8)
+    view = view_of(HostSubnetSet(edited), HostSubnetSet(kept))
+    dirty = view.apply(
+        HostSubnetSet(replace(edited, subnet=IPv4Network("172.11.8.0/21"), revision=9)),
+    )
+    assert dirty >= {RemoteHostKey(edited.host_ip), RemoteHostKey(kept.host_ip)}
+    assert view.record(RemoteHostKey(kept.host_ip)) == RemoteHost(kept.host_ip, IPv4Network("172.11.8.0/22"))
+    assert view.record(RemoteHostKey(edited.host_ip)) is None
+    assert "overlaps 172.11.8.0/22 of b" in str(view.problems[f"subnets/{edited.host_ip}"])
+
+
+def test_a_record_written_again_as_it_was_is_a_later_one() -> None:
+    """Whoever starts now must judge as those who have watched all the time."""
+    first = HostSubnet("a", HOST_IPS[0], IPv4Network("172.11.8.0/22"), revision=1)
+    second = HostSubnet("b", HOST_IPS[2], IPv4Network("172.11.8.0/22"), revision=2)
+    view = view_of(HostSubnetSet(first), HostSubnetSet(second))
+    assert view.record(RemoteHostKey(second.host_ip)) is None
+    view.apply(HostSubnetSet(replace(first, revision=3)))
+    assert view.record(RemoteHostKey(first.host_ip)) is None
+    assert view.record(RemoteHostKey(second.host_ip)) is not None
+
+
+def test_a_record_renamed_to_this_node_does_not_become_its_own() -> None:
+    """Without --node-ip too: the one that has always been ours stays ours."""
+    own = HostSubnet(HOST, HOST_IPS[2], IPv4Network("172.11.4.0/22"), revision=1)
+    renamed = HostSubnet(HOST, HOST_IPS[0], IPv4Network("172.11.8.0/22"), revision=2)
+    view = NodeView(HOST)
+    for event in (ConfigSet(CONFIG), HostSubnetSet(renamed), HostSubnetSet(own)):
+        view.apply(event)
+    assert view.local is not None
+    assert view.local.host_ip == own.host_ip
 
 
 @pytest.mark.parametrize(

@@ -49,18 +49,23 @@ class Outcome(Enum):
 class _Remembered:
     """What records held before they became malformed: agents go on using it, so nobody else may get it.
 
-    Only this process's memory: after a restart a malformed record holds nothing, until it is repaired or
-    deleted.
+    And what each host had (`former`), for when its record is deleted although the host goes on or comes back.
+    Only this reign's memory: a leader that comes later holds nothing for a malformed record, until it is repaired
+    or deleted, and gives a host without a record any subnet.
     """
 
     subnets: dict[IPv4Address, IPv4Network] = field(default_factory=dict)
     vnis: dict[str, Vni] = field(default_factory=dict)
+    former: dict[str, IPv4Network] = field(default_factory=dict)
 
     def update(self, snapshot: Snapshot) -> None:
         """Keep what is malformed now, replace everything else."""
         malformed = Malformed.of(snapshot)
         self.subnets = {ip: net for ip, net in self.subnets.items() if ip in malformed.host_ips}
         self.subnets |= {ip: r.subnet for ip, r in snapshot.host_subnets.items() if r.subnet is not None}
+        owners = {r.subnet: r.host for r in snapshot.host_subnets.values() if r.subnet is not None}
+        self.former = {host: net for host, net in self.former.items() if owners.get(net, host) == host}
+        self.former |= {host: subnet for subnet, host in owners.items()}
         self.vnis = {name: vni for name, vni in self.vnis.items() if name in malformed.namespaces}
         self.vnis |= {name: r.net_id for name, r in snapshot.net_namespaces.items() if r.net_id is not None}
 
@@ -120,7 +125,8 @@ class Rounds:
         if self._subnets is None or self._subnets.config != config:
             self._subnets = SubnetAllocator(config)
         held = self._remembered.subnets.values()
-        return plan_subnets(snapshot, nodes, config, held, allocator=self._subnets)
+        former = self._remembered.former
+        return plan_subnets(snapshot, nodes, config, held, former=former, allocator=self._subnets)
 
     def _plan_tenants(self, snapshot: Snapshot, config: NetworkConfig) -> Plan:
         namespaces = self._facts.namespaces | self._there["vni"]

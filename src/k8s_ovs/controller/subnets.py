@@ -2,14 +2,15 @@
 
 Called by `worker` with a snapshot and the Nodes; pure, and the same for any order of its input. Rules:
 
-- A Node gets a record under its InternalIP, with a free subnet. A subnet that is given is never changed.
-- A Node whose address changed takes its record along to the new key, in one transaction with the old key's
-end. - A Node that is gone loses its record; a new Node at the same address (a machine under a new name) takes
-the
-  record over with its subnet, since the same machine's pods are in it.
-- The record of an external host (Assign true) is its administrator's: it gets a subnet if it asks, nothing
-else. - What is ambiguous is left as it is and reported; the record of a Node that exists is never deleted for
-it.
+- A Node gets a record under its InternalIP, with a free subnet. A subnet that is given is never changed. If its
+  record was deleted, by hand or because the Node was gone for a while, it gets the subnet back that it had: its
+  pods are still in it. An empty Subnet asks for another one.
+- A Node whose address changed takes its record along to the new key, in one transaction with the old key's end.
+- A Node that is gone loses its record; a new Node at the same address (a machine under a new name) takes the record
+  over with its subnet, since the same machine's pods are in it. So does a Node whose record was given the name of
+  another one by hand.
+- The record of an external host (Assign true) is its administrator's: it gets a subnet if it asks, nothing else.
+- What is ambiguous is left as it is and reported; the record of a Node that exists is never deleted for it.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -40,22 +41,24 @@ def plan_subnets(
     config: NetworkConfig,
     held: Collection[IPv4Network] = (),
     *,
+    former: Mapping[str, IPv4Network] = {},
     limit: int = MAX_OPERATIONS,
     allocator: SubnetAllocator | None = None,
 ) -> Plan:
     """The next change of host subnets, with at most `limit` writes.
 
     `held` are subnets that no readable record shows but that may be in use: those of records that became
-    malformed. `allocator` knows where the last plan stopped, so that a subnet that was just freed is not the next to be
-    given; it goes on from there whether or not the plan is carried out.
+    malformed. `former` is the subnet that each host is known to have had. `allocator` knows where the last plan
+    stopped, so that a subnet that was just freed is not the next to be given; it goes on from there whether or not
+    the plan is carried out.
     """
     by_name = {node.name: node for node in nodes}
     malformed = Malformed.of(snapshot).host_ips
     claims = resolve_claims(by_name, snapshot.host_subnets, config)
     pool = _Pool.of(config, snapshot.host_subnets, held, allocator or SubnetAllocator(config))
     free = pool.free
-    draft = _Draft(snapshot.host_subnets, by_name.keys(), pool)
-    for name, address in claims.addresses.items():
+    draft = _Draft(snapshot.host_subnets, by_name.keys(), claims.addresses, pool, former)
+    for name, address in sorted(claims.addresses.items(), key=draft.takes_its_turn):
         if address in malformed:  # the record is reported as malformed; nobody writes over it
             draft.keep_records_of(name)
         else:
@@ -107,35 +110,55 @@ class _Pool:
                 counted_to = max(counted_to, last)
         return self.config.host_subnets - used
 
-    def give(self) -> IPv4Network:
-        """A subnet that overlaps no other. Raises ExhaustedError."""
-        subnet = self.allocator.allocate(self.taken)
+    def give(self, former: IPv4Network | None = None) -> IPv4Network:
+        """A subnet that overlaps no other; `former` if that is so. Raises ExhaustedError."""
+        back = former if former is not None and self._can_come_back(former) else None
+        subnet = back or self.allocator.allocate(self.taken)
         self.taken.add(subnet)
         self.given.add(subnet)
         return subnet
+
+    def _can_come_back(self, subnet: IPv4Network) -> bool:
+        ours = subnet.subnet_of(self.config.network) and subnet.prefixlen == self.config.host_prefix
+        return ours and not any(subnet.overlaps(other) for other in self.taken)
 
 
 class _Draft:
     """The writes that lead from the records to what should be, in full; `moves` maps old keys to new ones."""
 
-    def __init__(self, records: Records, living: Collection[str], pool: _Pool) -> None:
+    def __init__(
+        self,
+        records: Records,
+        living: Collection[str],
+        claimed: Mapping[str, IPv4Address],
+        pool: _Pool,
+        former: Mapping[str, IPv4Network],
+    ) -> None:
         self.writes: Writes[IPv4Address, HostSubnet] = {}
         self.moves: dict[IPv4Address, IPv4Address] = {}
         self.orphans: set[IPv4Address] = set()
         self.problems: list[Problem] = []
         self._records = records
         self._living = living
+        self._claimed = claimed
         self._pool = pool
+        self._former = former
         self._kept: set[IPv4Address] = set()
         self._by_host: dict[str, list[HostSubnet]] = {}
         for address in sorted(records):
             self._by_host.setdefault(records[address].host, []).append(records[address])
 
+    def takes_its_turn(self, claim: tuple[str, IPv4Address]) -> tuple[bool, str]:
+        """Sorts claims: who gets back what it had comes first, before the pool gives that to another."""
+        name, address = claim
+        return name not in self._former or self._own(name, address) is not None, name
+
     def settle_node(self, name: str, address: IPv4Address) -> None:
         """The record of a Node whose address is undisputed."""
         own = self._own(name, address)
         base = own or HostSubnet(name, address, None)
-        subnet = base.subnet or self._give(Subject("Node", name), f"node {name}")
+        former = self._former.get(name) if own is None else None
+        subnet = base.subnet or self._give(Subject("Node", name), f"node {name}", former)
         if subnet is None:
             if own is not None:
                 self._kept.add(own.host_ip)
@@ -174,20 +197,28 @@ class _Draft:
                 self._put(replace(record, subnet=subnet))
 
     def _own(self, name: str, address: IPv4Address) -> HostSubnet | None:
-        """The record that the Node has, wherever it is; else what one that is gone left at its address."""
+        """The record that the Node has, wherever it is; else what is at its address under a name that has no use for it."""
         at_address = self._records.get(address)
         if at_address is not None and at_address.host == name:
             return at_address
         mine = [record for record in self._by_host.get(name, []) if not record.assign]
         if mine:
             return min(mine, key=lambda record: (record.subnet is None, record.host_ip))
-        if at_address is not None and at_address.host not in self._living:
+        if at_address is not None and not self._used_by_its_host(at_address):
             return at_address
         return None
 
-    def _give(self, subject: Subject, who: str) -> IPv4Network | None:
+    def _used_by_its_host(self, record: HostSubnet) -> bool:
+        """Whether the host that the record names lives, and has no other record where it is."""
+        if record.host not in self._living:
+            return False
+        home = self._claimed.get(record.host)
+        at_home = self._records.get(home) if home is not None else None
+        return at_home is None or at_home == record or at_home.host != record.host
+
+    def _give(self, subject: Subject, who: str, former: IPv4Network | None = None) -> IPv4Network | None:
         try:
-            return self._pool.give()
+            return self._pool.give(former)
         except ExhaustedError as err:
             message = f"{who}: gets no subnet: {err.message}"
             remedy = err.remedy or "remove hosts that are no longer needed"

@@ -10,10 +10,9 @@ import logging
 from contextlib import aclosing
 
 from k8s_ovs.errors import KubeConflict, KubeError, KubeNotFound
-from k8s_ovs.lab import objects
-from k8s_ovs.lab.cluster import Cluster
+from k8s_ovs.lab import objects, ovsnode
+from k8s_ovs.lab.cluster import Cluster, Node
 from k8s_ovs.lab.objects import PODS, LabPod
-from k8s_ovs.lab.ovsnode import has_conflist
 from k8s_ovs.lab.podapi import PodApi
 from k8s_ovs.lab.podworker import NodeHandle, PodWorker
 from k8s_ovs.sources.kube.credentials import KubeSettings, load_credentials
@@ -63,14 +62,15 @@ class Kubelet:
 
     async def _keep_node(self, api: PodApi, handle: NodeHandle) -> None:
         """Register the Node, then tell its condition when it changes, and now and then."""
-        node, loop = handle.node, asyncio.get_running_loop()
-        due, told = 0.0, False
+        loop = asyncio.get_running_loop()
+        due, told = 0.0, (handle.node.address, False)
         while True:
-            ready = has_conflist(node.cni_conf_dir)
+            node = ovsnode.current(handle.node)
+            ready = ovsnode.has_conflist(node.cni_conf_dir)
             try:
                 if node.name not in self._registered:
-                    await self._register(api, handle, ready=ready)
-                elif ready == told and loop.time() < due:
+                    await self._register(api, node, ready=ready)
+                elif (node.address, ready) == told and loop.time() < due:
                     await asyncio.sleep(_LOOK)
                     continue
                 else:
@@ -81,15 +81,15 @@ class Kubelet:
                 log.warning("node %s: %s", node.name, err)
                 await asyncio.sleep(_RETRY)
                 continue
-            due, told = loop.time() + _HEARTBEAT, ready
+            due, told = loop.time() + _HEARTBEAT, (node.address, ready)
             self._set_ready(node.name, ready=ready)
 
-    async def _register(self, api: PodApi, handle: NodeHandle, *, ready: bool) -> None:
+    async def _register(self, api: PodApi, node: Node, *, ready: bool) -> None:
         try:
-            await api.create_node(objects.node_object(handle.node, ready=ready))
+            await api.create_node(objects.node_object(node, ready=ready))
         except KubeConflict:
-            await api.set_node_status(handle.node.name, objects.node_status(handle.node, ready=ready))
-        self._registered.add(handle.node.name)
+            await api.set_node_status(node.name, objects.node_status(node, ready=ready))
+        self._registered.add(node.name)
 
     def _set_ready(self, name: str, *, ready: bool) -> None:
         if ready:

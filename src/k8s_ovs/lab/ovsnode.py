@@ -8,7 +8,8 @@ import asyncio
 import os
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 from k8s_ovs.errors import LabError
@@ -16,6 +17,7 @@ from k8s_ovs.lab import fabric, namespaces
 from k8s_ovs.lab.cluster import UNDERLAY_BRIDGE, Cluster, Node
 from k8s_ovs.lab.commands import VSWITCH_SCHEMA, ovs_environment
 
+ADDRESS_FILE = "address"
 _SO_RCVBUFFORCE = 33
 _RTM_NEWLINK = 16
 _RTMGRP_LINK = 1
@@ -64,6 +66,17 @@ async def _tool(node: Node, *argv: str) -> None:
         raise LabError(f"{node.name}: `{argv[0]}` failed ({process.returncode}): {err.decode().strip()}")
 
 
+def current(node: Node) -> Node:
+    """The node with the address that it has now: that of the file `address` in its directory, if somebody wrote one.
+
+    It stands for the host's network configuration; who writes it also changes the address of the uplink bridge.
+    """
+    try:
+        return replace(node, address=IPv4Interface((node.directory / ADDRESS_FILE).read_text().strip()))
+    except (OSError, ValueError):
+        return node
+
+
 def uplink_batch(cluster: Cluster, node: Node) -> str:
     """`ip -batch` lines that put the node's address onto the uplink bridge."""
     return (
@@ -104,7 +117,7 @@ class Uplink:
     async def _configure(self) -> bool:
         try:
             await fabric.run(
-                self._node.netns, "ip", "-batch", "-", text=uplink_batch(self._cluster, self._node)
+                self._node.netns, "ip", "-batch", "-", text=uplink_batch(self._cluster, current(self._node))
             )
         except LabError:
             return False  # the switch went away in between: it will make the port again

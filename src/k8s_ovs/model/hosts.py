@@ -2,7 +2,8 @@
 
 A part of `NodeView`. Records are written by people too, so they may overlap, lie outside the pod network or carry
 this node's name twice. The answer depends on the records only, never on the order in which they came: this node's
-own subnet wins; else, of records that overlap, the one with the lowest host address. The loser gets no flows at all.
+own subnet wins; else, of records that overlap, the one that was written first, so that an edit by hand takes nothing
+from a host whose record nobody touched. The loser gets no flows at all.
 """
 
 from ipaddress import IPv4Address, IPv4Network
@@ -79,22 +80,20 @@ class HostIndex:
             return _error(
                 record, f"subnet {subnet} overlaps {self.local.subnet} of this node ({self.local.host_ip})"
             )
-        stronger = [
-            ip for ip in self._overlaps.overlapping(subnet) if ip < record.host_ip and self._counts(ip)
-        ]
+        overlapping = (self._records[ip] for ip in self._overlaps.overlapping(subnet))
+        stronger = [other for other in overlapping if _age(other) < _age(record) and self._counts(other)]
         if stronger:
-            first = self._records[min(stronger)]
+            first = min(stronger, key=_age)
             return _error(
                 record, f"subnet {subnet} overlaps {first.subnet} of {first.host} ({first.host_ip})"
             )
         return None
 
-    def _counts(self, host_ip: IPv4Address) -> bool:
-        """The record of this host may take a subnet from a weaker one."""
-        record = self._records[host_ip]
+    def _counts(self, record: HostSubnet) -> bool:
+        """The record may take a subnet from a weaker one."""
         if self._config is None or record.subnet is None or record.host == self._host:
             return False
-        return _misplaced(host_ip, record.subnet, self._config) is None
+        return _misplaced(record.host_ip, record.subnet, self._config) is None
 
     def _is_local(self, record: HostSubnet) -> bool:
         return self.local is not None and record.host_ip == self.local.host_ip
@@ -103,17 +102,23 @@ class HostIndex:
         config = self._config
         if config is None:
             return None
-        usable: list[tuple[bool, IPv4Address, IPv4Network]] = []
+        usable: list[tuple[bool, int, IPv4Address, IPv4Network]] = []
         for host_ip in self._named_like_us:
-            subnet = self._records[host_ip].subnet
+            record = self._records[host_ip]
+            subnet = record.subnet
             if subnet is None or subnet.prefixlen > 32 - MIN_HOST_BITS:
                 continue
             if _misplaced(host_ip, subnet, config) is None:
-                usable.append((host_ip != self._host_ip, host_ip, subnet))
+                usable.append((host_ip != self._host_ip, *_age(record), subnet))
         if not usable:
             return None
-        _, host_ip, subnet = min(usable)
+        _, _, host_ip, subnet = min(usable)
         return LocalHost(config=config, host_ip=host_ip, subnet=subnet, gateway=gateway_of(subnet))
+
+
+def _age(record: HostSubnet) -> tuple[int, IPv4Address]:
+    """Sorts what was written first to the front; the host address decides where the store does not tell."""
+    return record.revision, record.host_ip
 
 
 def _misplaced(host_ip: IPv4Address, subnet: IPv4Network, config: NetworkConfig) -> str | None:

@@ -78,7 +78,9 @@ class ClusterState:
                 changed = self.config != config
                 self.config = config
             case HostSubnetSet(record):
-                changed = _put(self.host_subnets, record.host_ip, record)
+                known = self.host_subnets.get(record.host_ip)
+                rewritten = known is not None and known.revision != record.revision
+                changed = _put(self.host_subnets, record.host_ip, record) or rewritten
             case HostSubnetGone(host_ip):
                 changed = _drop(self.host_subnets, host_ip)
             case TenantSet(tenant):

@@ -47,7 +47,8 @@ class HostSubnet:
 
     `subnet` is None while a subnet is asked for but not given. `assign` marks an external host: its record is the
     administrator's, and no Node stands behind it. `extra` holds keys of the record that we do not know; they are
-    written back as they were.
+    written back as they were. `revision` tells which of two records was written later (etcd: mod_revision); 0 if the
+    store did not say. It is no part of what the record says.
     """
 
     host: str
@@ -55,6 +56,7 @@ class HostSubnet:
     subnet: IPv4Network | None
     assign: bool = False
     extra: Mapping[str, object] = field(default_factory=dict, compare=False, hash=False)
+    revision: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

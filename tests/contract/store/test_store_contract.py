@@ -164,6 +164,21 @@ async def test_a_watch_tells_what_exists_then_what_changes_a_batch_a_revision(wo
         ]
 
 
+async def test_a_watch_tells_which_host_subnet_was_written_later(world: World) -> None:
+    assert await commit(world, Change(0, put_subnets=[NODE1]))
+    async with watching(world.store) as seen:
+        await seen.until_synced()
+        assert await commit(world, Change(0, put_subnets=[NODE2]))
+        assert await commit(world, Change(0, put_subnets=[NODE1]))
+        await seen.count(3)
+        revisions = [event.record.revision for event in seen.events if isinstance(event, HostSubnetSet)]
+        assert 0 < revisions[0] < revisions[1] < revisions[2]
+    async with watching(world.store) as late:
+        await late.until_synced()
+        told = {e.record.host_ip: e.record.revision for e in late.events if isinstance(e, HostSubnetSet)}
+        assert told == {NODE2.host_ip: revisions[1], NODE1.host_ip: revisions[2]}
+
+
 async def test_an_empty_network_is_synced_at_once(world: World) -> None:
     async with watching(world.store) as seen:
         await seen.until_synced()

@@ -5,7 +5,7 @@ out.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from k8s_ovs.errors import RecordError
 from k8s_ovs.model.events import (
@@ -33,35 +33,40 @@ class Ledger:
         self._told: dict[str, _Told] = {}
         self._problems = problems
 
-    def apply(self, changes: Iterable[tuple[str, bytes | None]]) -> list[Event]:
-        """The events of changes as they come; a value of None is a deletion."""
+    def apply(self, changes: Iterable[tuple[str, bytes | None]], revision: int = 0) -> list[Event]:
+        """The events of what one revision changed; a value of None is a deletion."""
         events: list[Event] = []
         for key, value in changes:
             if not self._keys.owns(key):
                 continue
-            event = self._gone(key) if value is None else self._set(key, value)
+            event = self._gone(key) if value is None else self._set(key, value, revision)
             if event is not None:
                 events.append(event)
         return events
 
-    def replace(self, entries: Mapping[str, bytes]) -> list[Event]:
-        """The events that lead from what was told to `entries`, which is everything that exists."""
+    def replace(self, entries: Mapping[str, bytes], revisions: Mapping[str, int] = {}) -> list[Event]:
+        """The events that lead from what was told to `entries`, which is everything that exists.
+
+        `revisions` says for each key when it was written last.
+        """
         vanished = (self._told.keys() | self._problems.keys()) - entries.keys()
-        changes: list[tuple[str, bytes | None]] = [(key, None) for key in sorted(vanished)]
+        events = self.apply((key, None) for key in sorted(vanished))
         for key, value in entries.items():
-            told = self._told.get(key)
-            if told is not None and told.value == value:
+            told, revision = self._told.get(key), revisions.get(key, 0)
+            if told is not None and told.value == value and _revision(told.record) in (None, revision):
                 self._problems.pop(key, None)
             else:
-                changes.append((key, value))
-        return self.apply(changes)
+                events += self.apply([(key, value)], revision)
+        return events
 
-    def _set(self, key: str, value: bytes) -> Event | None:
+    def _set(self, key: str, value: bytes, revision: int) -> Event | None:
         try:
             record = self._keys.decode(key, value)
         except RecordError as err:
             self._problems[key] = err
             return None
+        if isinstance(record, HostSubnet):
+            record = replace(record, revision=revision)
         self._problems.pop(key, None)
         self._told[key] = _Told(record, value)
         return HostSubnetSet(record) if isinstance(record, HostSubnet) else NetNamespaceSet(record)
@@ -77,6 +82,11 @@ class Ledger:
             if isinstance(record, HostSubnet)
             else NetNamespaceGone(record.name)
         )
+
+
+def _revision(record: Record) -> int | None:
+    """When the record was written, if that matters to anybody who is told of it."""
+    return record.revision if isinstance(record, HostSubnet) else None
 
 
 def decode_all(

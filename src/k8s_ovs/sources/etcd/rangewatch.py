@@ -18,7 +18,7 @@ How it knows:
 
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 from k8s_ovs.errors import EtcdCompacted, EtcdUnavailable
@@ -36,9 +36,10 @@ PROOF_ROUNDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Everything that exists, by key."""
+    """Everything that exists, by key; and the revision that wrote it last."""
 
     entries: Mapping[str, bytes]
+    revisions: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,10 @@ class RangeWatch:
         answer = await connection.range(rpc.RangeRequest(key=self._key, range_end=self._end))
         self._entries = {_text(kv.key): _Entry(kv.mod_revision, kv.value) for kv in answer.kvs}
         self._cluster, self._revision = answer.header.cluster_id, answer.header.revision
-        return Listing({key: entry.value for key, entry in self._entries.items()})
+        return Listing(
+            {key: entry.value for key, entry in self._entries.items()},
+            {key: entry.revision for key, entry in self._entries.items()},
+        )
 
     async def _next(self, connection: Connection, reader: WatchReader) -> list[Batch]:
         answer = await reader.next(self._client.settings.watchdog)

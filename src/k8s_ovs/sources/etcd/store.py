@@ -205,11 +205,11 @@ class _Teller:
         """What there is to tell about `news`, empty if only malformed records came or went; None: nothing at all."""
         before = dict(self._problems)
         if isinstance(news, Batch):
-            events = self._ledger.apply(news.changes)
+            events = self._ledger.apply(news.changes, news.revision)
             # Whether `problems` changed would not do: two watches of one store share them.
             silent = not any(self._keys.owns(key) for key, _ in news.changes)
         else:
-            events = self._ledger.replace(news.entries)
+            events = self._ledger.replace(news.entries, news.revisions)
             silent = not events and self._problems.keys() == before.keys()
             if not self.synced:
                 self.synced = True
