@@ -64,7 +64,9 @@ class Agent:
         self._reconciler = Reconciler(
             settings.hostname,
             Plant(parts.switch, parts.flows, parts.host),
-            ReconcileOptions(spec, settings.node_ip, settings.mtu, settings.resync_period),
+            ReconcileOptions(
+                spec, settings.node_ip, settings.mtu, settings.resync_period, external=settings.external
+            ),
             source_trouble=self._store_trouble,
             host_trouble=self._firewall.trouble,
         )
@@ -97,7 +99,8 @@ class Agent:
         health.add_ready("network-config", lambda: self._config_trouble)
         health.add_ready("bridge", self._reconciler.bridge_trouble)
         health.add_ready("nat", self._firewall.trouble)
-        health.add_ready("conflist", lambda: self._conflist_trouble)
+        if not self._settings.external:
+            health.add_ready("conflist", lambda: self._conflist_trouble)
 
     async def run(self) -> None:
         """Serve this node. Raises ConfigError for settings that cannot work.
@@ -115,7 +118,8 @@ class Agent:
             owners.create_task(self._parts.switch.run(), name="ovsdb")
             owners.create_task(self._reconciler.run(), name="reconciler")
             tasks.create_task(self._feed(tasks), name="store")
-            tasks.create_task(server.run(), name="cni")
+            if not self._settings.external:
+                tasks.create_task(server.run(), name="cni")
             tasks.create_task(self._drops.run(), name="drops")
             tasks.create_task(self._announce(), name="announce")
 
@@ -124,7 +128,7 @@ class Agent:
         config = await self._network_config()
         self._reconciler.post(ConfigSet(config), Synced(Source.CONFIG))
         tasks.create_task(self._firewall.run(config.network), name="firewall")
-        if self._parts.own_pods is not None:
+        if self._parts.own_pods is not None and not self._settings.external:
             tasks.create_task(self._watch_own_pods(self._parts.own_pods()), name="own-pods")
         backoff = Backoff(cap=5.0, floor=0.05)
         while True:
@@ -173,16 +177,22 @@ class Agent:
         """Keep the conflist written and gone sandboxes collected, whenever the node can serve; say so once."""
         announced = False
         while True:
-            if not self._reconciler.trouble():
-                await self._collect()
-                if await self._publish() and not announced:
-                    announced = True
-                    self._services.on_ready()
-                    log.info("ready: serving pods of %s", self._settings.hostname)
+            if not self._reconciler.trouble() and await self._serve_pods() and not announced:
+                announced = True
+                self._services.on_ready()
+                what = "reaching the pods from" if self._settings.external else "serving pods of"
+                log.info("ready: %s %s", what, self._settings.hostname)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_AGAIN if announced else LOOK_SOON):
                     await self._attention.wait()
             self._attention.clear()
+
+    async def _serve_pods(self) -> bool:
+        """Have what the container runtime needs of us; an external host has none. False if it cannot be had now."""
+        if self._settings.external:
+            return True
+        await self._collect()
+        return await self._publish()
 
     async def _collect(self) -> None:
         """Remove what sandboxes that are gone left behind, if any may be; again later if it fails."""

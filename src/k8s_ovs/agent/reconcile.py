@@ -55,6 +55,8 @@ class Reconciler:
     ) -> None:
         self.view = NodeView(hostname, options.node_ip)
         self._hostname = hostname
+        self._external = options.external
+        self._empty = False
         self._switch = plant.switch
         self._writer = BridgeWriter(plant, options)
         self.stats = self._writer.stats
@@ -85,6 +87,7 @@ class Reconciler:
 
     def request_sync(self, reason: str) -> None:
         """The switch may have changed: have a full synchronisation before anything else; `reason` goes to the log."""
+        self._empty = False
         self._writer.doubt()
         self._schedule.request(reason, _now())
         self._inbox.nudge()
@@ -191,15 +194,37 @@ class Reconciler:
     async def _work(self) -> None:
         while True:
             # While something is missing, only news can help: what is due by time would be due again at once.
-            await self._inbox.wait(None if self._missing() else self._schedule.wait(_now()))
+            await self._inbox.wait(self._patience())
             await self._apply(self._inbox.take())
             if not self._missing():
+                self._empty = False
                 await self._bring_about()
                 continue
             self._writer.doubt()
             self._schedule.request("something was missing", _now())
             if len(self.view.state.synced) == len(Source):
                 self._inbox.fail(DataplaneError(self._missing()))
+                await self._leave()
+
+    def _patience(self) -> float | None:
+        """Seconds that the task waits for news at most; None: only news can help."""
+        if not self._missing():
+            return self._schedule.wait(_now())
+        synced = len(self.view.state.synced) == len(Source)
+        return RETRY_MOST if self._external and synced and not self._empty else None
+
+    async def _leave(self) -> None:
+        """An external host whose subnet was taken back, or not given yet, is no part of the network: it keeps no flows."""
+        if not self._external or self._empty:
+            return
+        try:
+            await self._writer.clear()
+        except DataplaneError as err:
+            self._problem = str(err)
+            log.error("removing the flows of a host without subnet failed: %s", err)
+        else:
+            self._empty, self._problem = True, ""
+            log.info("%s", self._missing())
 
     async def _apply(self, events: Iterable[Event]) -> None:
         dirty: set[ViewKey] = set()
@@ -264,6 +289,11 @@ class Reconciler:
         unsynced = [source.value for source in Source if source not in self.view.state.synced]
         if unsynced:
             return f"waiting for {', '.join(unsynced)}{self._why_no_news()}"
+        if self.view.local is None and self._external:
+            return (
+                f"no host subnet for the external host {self._hostname}: waiting until somebody registers it "
+                f"(k8s-ovs subnet assign {self._hostname} IP) and a controller gives it one"
+            )
         if self.view.local is None:
             return f"no host subnet for {self._hostname} yet (is the controller running, and the Node registered?)"
         return ""

@@ -27,12 +27,16 @@ RETRY_MOST = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ReconcileOptions:
-    """What the operator chose: `mtu` of the pod network (None: the underlay's less VXLAN's 50), `resync_period` in seconds."""
+    """What the operator chose: `mtu` of the pod network (None: the underlay's less VXLAN's 50), `resync_period` in seconds.
+
+    An `external` host keeps no flows while it has no subnet; a node does, so that its pods survive a lost record.
+    """
 
     bridge: BridgeSpec = field(default_factory=BridgeSpec)
     node_ip: IPv4Address | None = None
     mtu: int | None = None
     resync_period: float = 60.0
+    external: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,15 @@ class BridgeWriter:
             )
             if reason == "period":
                 self.stats.repaired_flows += result.added + result.deleted
+
+    async def clear(self) -> None:
+        """Remove every flow; what is planned stays planned. Raises OpenFlowError."""
+        self.doubt()
+        self._pending = []
+        result = await self._plant.flows.replace(())
+        self.stats.flows = 0
+        if result.deleted:
+            log.info("removed the bridge's %d flows", result.deleted)
 
     async def ensure_host(self, local: LocalHost) -> None:
         """Make the host's own leg in the pod network as it should be. Raises LinkError."""
