@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check fmt docs lock shim packages kubectl clean
+.PHONY: help demo test bench check fmt docs lock shim packages kubectl clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +23,9 @@ demo: packages .stamps/venv $(SHIM) ## The main job, with real output: three nod
 
 test: packages .stamps/venv kubectl $(SHIM) ## All tests; needs root
 	@$(call pytest,)
+
+bench: packages .stamps/venv kubectl $(SHIM) ## The figures of docs/tenants.md, as Markdown; needs root, takes minutes
+	@$(BIN)/python bench/tenants.py
 
 check: .stamps/venv ## Lint, types, layers and the fast tests: no root, no Open vSwitch, no network
 	@$(BIN)/ruff format --check $(SOURCES)
