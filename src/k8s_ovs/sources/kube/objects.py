@@ -190,6 +190,98 @@ class Pod(KubeObject, frozen=True, kw_only=True):
         return _is_true(self.status.conditions, "Ready")
 
 
+class ServicePortSpec(KubeStruct, frozen=True, kw_only=True):
+    """One port of a Service, with numbers as the API has them: 0 where none is given."""
+
+    name: str | None = None
+    protocol: str | None = None
+    port: int | None = None
+    node_port: int | None = None
+
+
+class ClientIpConfig(KubeStruct, frozen=True, kw_only=True):
+    """How long ClientIP affinity lasts."""
+
+    timeout_seconds: int | None = None
+
+
+class SessionAffinityConfig(KubeStruct, frozen=True, kw_only=True):
+    """Settings of session affinity."""
+
+    client_ip: ClientIpConfig | None = msgspec.field(name="clientIP", default=None)
+
+
+class ServiceSpec(KubeStruct, frozen=True, kw_only=True):
+    """What a Service asks for; `cluster_ip` is "None" if it is headless."""
+
+    type: str | None = None
+    cluster_ip: str | None = msgspec.field(name="clusterIP", default=None)
+    cluster_ips: tuple[str, ...] | None = msgspec.field(name="clusterIPs", default=None)
+    external_ips: tuple[str, ...] | None = msgspec.field(name="externalIPs", default=None)
+    ports: tuple[ServicePortSpec, ...] | None = None
+    session_affinity: str | None = None
+    session_affinity_config: SessionAffinityConfig | None = None
+    internal_traffic_policy: str | None = None
+
+
+class LoadBalancerIngress(KubeStruct, frozen=True, kw_only=True):
+    """One address of a load balancer; `ip_mode` Proxy means that packets are to go to it and not past it."""
+
+    ip: str | None = None
+    ip_mode: str | None = None
+
+
+class LoadBalancerStatus(KubeStruct, frozen=True, kw_only=True):
+    """The addresses that a load balancer has given."""
+
+    ingress: tuple[LoadBalancerIngress, ...] | None = None
+
+
+class ServiceStatus(KubeStruct, frozen=True, kw_only=True):
+    """What has been brought about for a Service."""
+
+    load_balancer: LoadBalancerStatus | None = None
+
+
+class Service(KubeObject, frozen=True, kw_only=True):
+    """A Service (core/v1)."""
+
+    spec: ServiceSpec = ServiceSpec()
+    status: ServiceStatus = ServiceStatus()
+
+
+class EndpointConditions(KubeStruct, frozen=True, kw_only=True):
+    """Null means unknown, which readers take for: ready, serving as ready is, not terminating."""
+
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class SliceEndpoint(KubeStruct, frozen=True, kw_only=True):
+    """One endpoint of a slice; only the first of its addresses counts (EndpointSlice API reference)."""
+
+    addresses: tuple[str, ...] | None = None
+    conditions: EndpointConditions | None = None
+    node_name: str | None = None
+
+
+class SlicePort(KubeStruct, frozen=True, kw_only=True):
+    """A port of all endpoints of a slice; null as number means any port."""
+
+    name: str | None = None
+    protocol: str | None = None
+    port: int | None = None
+
+
+class EndpointSlice(KubeObject, frozen=True, kw_only=True):
+    """Some endpoints of the Service that its label names (discovery.k8s.io/v1)."""
+
+    address_type: str = ""
+    endpoints: tuple[SliceEndpoint, ...] | None = None
+    ports: tuple[SlicePort, ...] | None = None
+
+
 class LeaseSpec(KubeStruct, frozen=True, kw_only=True):
     """Who holds a Lease. Times are RFC 3339 with microseconds, as text: nobody's clock is trusted, so none is parsed."""
 
@@ -273,5 +365,9 @@ class Resource(Generic[T]):
 NODES = Resource("api/v1", "nodes", "Node", namespaced=False, type=Node)
 NAMESPACES = Resource("api/v1", "namespaces", "Namespace", namespaced=False, type=Namespace)
 PODS = Resource("api/v1", "pods", "Pod", namespaced=True, type=Pod)
+SERVICES = Resource("api/v1", "services", "Service", namespaced=True, type=Service)
+ENDPOINT_SLICES = Resource(
+    "apis/discovery.k8s.io/v1", "endpointslices", "EndpointSlice", namespaced=True, type=EndpointSlice
+)
 EVENTS = Resource("api/v1", "events", "Event", namespaced=True, type=Event)
 LEASES = Resource("apis/coordination.k8s.io/v1", "leases", "Lease", namespaced=True, type=Lease)
