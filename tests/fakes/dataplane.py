@@ -31,8 +31,7 @@ from k8s_ovs.dataplane.bridge import (
 )
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
 from k8s_ovs.errors import LinkError, OpenFlowError, OvsdbError
-from k8s_ovs.flows.diff import FlowMod
-from k8s_ovs.flows.flow import Flow
+from k8s_ovs.flows.diff import Item, Mod
 from k8s_ovs.model.types import Attachment, AttachmentKey, OfPort
 
 S = TypeVar("S", bound=OvsdbSwitch)
@@ -205,11 +204,13 @@ class FakeFlowTable(Faulty):
         self.replaced: list[SyncResult] = []
         self._flows: dict[tuple[int, str], FlowStats] = {}
 
-    async def commit(self, mods: Sequence[FlowMod]) -> None:
+    async def commit(self, mods: Sequence[Mod]) -> None:
         await self._enter("commit")
         flows = dict(self._flows)
         for mod in mods:
-            command, _, line = mod.to_ofctl().partition(" ")
+            kind, command, line = mod.to_ofctl().split(" ", 2)
+            if kind != "flow":
+                raise OpenFlowError(f"bundle: {kind!r} in {mod.to_ofctl()!r} is not known here")
             if command == "add":
                 flow = self._read(line)
                 flows[_identity(flow)] = flow
@@ -220,14 +221,14 @@ class FakeFlowTable(Faulty):
         self._flows = flows
         self.bundles.append([mod.to_ofctl() for mod in mods])
 
-    async def replace(self, flows: Iterable[Flow]) -> SyncResult:
+    async def replace(self, items: Iterable[Item]) -> SyncResult:
         await self._enter("replace")
-        self.replaced.append(self.load(flows))
+        self.replaced.append(self.load(items))
         return self.replaced[-1]
 
-    def load(self, flows: Iterable[Flow]) -> SyncResult:
-        """Hold exactly `flows` from now on, without anybody's call."""
-        wanted = {_identity(flow): flow for flow in map(self._read, (flow.to_ofctl() for flow in flows))}
+    def load(self, items: Iterable[Item]) -> SyncResult:
+        """Hold exactly `items` from now on, without anybody's call."""
+        wanted = {_identity(flow): flow for flow in map(self._read, (item.to_ofctl() for item in items))}
         changed = {
             identity: flow
             for identity, flow in wanted.items()
@@ -241,6 +242,9 @@ class FakeFlowTable(Faulty):
     async def dump(self, cookie: int = 0, mask: int = 0) -> list[FlowStats]:
         await self._enter("dump")
         return [flow for flow in self._flows.values() if flow.cookie & mask == cookie & mask]
+
+    async def settle(self) -> None:
+        await self._enter("settle")
 
     def content(self) -> dict[tuple[int, str], tuple[int, str]]:
         """What the tables hold, without the counters: (table, priority and match) to (cookie, actions)."""

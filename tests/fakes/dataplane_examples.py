@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import cast
 
 from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, GatewaySpec, PodLink
-from k8s_ovs.flows.diff import FlowMod
+from k8s_ovs.flows.diff import Mod
 from k8s_ovs.flows.flow import Flow
 from k8s_ovs.model.types import Attachment, AttachmentKey, SandboxId, gateway_of, mac_of
 
@@ -57,7 +57,7 @@ def gateway_spec(mtu: int = 1450) -> GatewaySpec:
 
 @dataclass(frozen=True)
 class Line:
-    """Stands for a Flow or FlowMod: the dataplane asks only for its text."""
+    """Stands for a Flow or Mod: the dataplane asks only for its text."""
 
     text: str
 
@@ -70,6 +70,6 @@ def flow(text: str) -> Flow:
     return cast("Flow", Line(text))
 
 
-def mod(text: str) -> FlowMod:
-    """A change of this text."""
-    return cast("FlowMod", Line(text))
+def mod(text: str) -> Mod:
+    """A change of flows of this text (`add ...`, `delete_strict ...`)."""
+    return cast("Mod", Line(f"flow {text}"))

@@ -30,8 +30,24 @@ class Mod:
     op: Op
     item: Item
 
+    def to_ofctl(self) -> str:
+        """A line for `ovs-ofctl bundle`; for a meter, which no bundle takes, the argument of add-meter or del-meters."""
+        match self.op, self.item:
+            case Op.ADD, Flow():
+                return f"flow add {self.item.to_ofctl()}"
+            case Op.DELETE, Flow():
+                return f"flow delete_strict {self.item.selector()}"
+            case Op.ADD, Group():
+                return f"group add_or_mod {self.item.to_ofctl()}"
+            case Op.DELETE, Group(id=number):
+                return f"group delete group_id={number}"
+            case Op.DELETE, Meter(id=meter):
+                return f"meter={meter}"
+            case _:
+                return self.item.to_ofctl()
+
     def __str__(self) -> str:
-        return f"{self.op} {self.item.to_ofctl()}"
+        return self.to_ofctl()
 
 
 def add(item: Item) -> Mod:

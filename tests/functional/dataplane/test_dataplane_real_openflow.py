@@ -81,7 +81,7 @@ async def test_a_bundle_is_all_or_nothing(bridge: PrivateOvs) -> None:
     gone = [mod("delete_strict table=1,priority=101,ip,nw_dst=10.0.1.0/24")]
     with pytest.raises(OpenFlowError, match=r"OFPMMFC_INVALID_METER.*meter:9"):
         await table.commit([*gone, *good, mod("add table=0,priority=1,actions=meter:9,output:2")])
-    with pytest.raises(OpenFlowError, match=r"in line 102: 'add table=0,priority=1,nonsense=1"):
+    with pytest.raises(OpenFlowError, match=r"in line 102: 'flow add table=0,priority=1,nonsense=1"):
         await table.commit([*gone, *good, mod("add table=0,priority=1,nonsense=1,actions=drop")])
     assert {(f.table, f.priority, f.match, f.actions) for f in await table.dump()} == before
 

@@ -33,13 +33,7 @@ class Bridge:
 
     def send(self, mods: Iterable[Mod]) -> None:
         """One atomic bundle."""
-        self._ofctl(
-            "--bundle",
-            "add-flows",
-            self.ovs.mgmt(),
-            "-",
-            stdin="".join(mod.to_ofctl() + "\n" for mod in mods),
-        )
+        self._ofctl("bundle", self.ovs.mgmt(), "-", stdin="".join(mod.to_ofctl() + "\n" for mod in mods))
 
     def replace(self, flows: Iterable[Flow]) -> None:
         """Make the bridge hold exactly these flows."""
