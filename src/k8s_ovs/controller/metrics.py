@@ -35,6 +35,11 @@ class ControllerMetrics:
             ["result"],
             registry=registry,
         )
+        self.tenant_changes = Counter(
+            prefix + "tenant_changes",
+            "Tenants that were joined, isolated or made global",
+            registry=registry,
+        )
         self.round_seconds = Histogram(
             prefix + "round_seconds",
             "From the snapshot of the records to the commits of what had to change",

@@ -26,8 +26,8 @@ class ProblemKind(StrEnum):
     OVERLAPPING_SUBNET = "SubnetOverlap"
     NO_SUBNET_LEFT = "SubnetsExhausted"
     NO_VNI_LEFT = "VnisExhausted"
-    SHARED_VNI = "VniShared"
-    UNSUPPORTED_ACTION = "ActionUnsupported"
+    REFUSED_REQUEST = "TenantRequestRefused"
+    NODE_BEHIND = "TenantChangedWithoutNode"
     MALFORMED_RECORD = "RecordMalformed"
 
 

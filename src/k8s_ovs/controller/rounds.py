@@ -9,10 +9,13 @@ that slept through its lease, or a watch that lags, would otherwise delete what 
 """
 
 import logging
+import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Network
+from math import inf
+from time import monotonic
 
 from k8s_ovs.config import NetworkConfig
 from k8s_ovs.controller.claims import HostNode
@@ -20,10 +23,9 @@ from k8s_ovs.controller.cluster import Cluster, Facts
 from k8s_ovs.controller.metrics import ControllerMetrics
 from k8s_ovs.controller.plan import Malformed, Plan, Problem, record_problems
 from k8s_ovs.controller.subnets import plan_subnets
-from k8s_ovs.controller.tenants import plan_tenants
+from k8s_ovs.controller.tenants import TenantMemory, TenantPlan, plan_tenants
 from k8s_ovs.errors import ConfigError, EtcdUnavailable
-from k8s_ovs.model.alloc import SubnetAllocator, VniAllocator
-from k8s_ovs.model.types import Vni
+from k8s_ovs.model.alloc import SubnetAllocator
 from k8s_ovs.sources.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
@@ -55,7 +57,6 @@ class _Remembered:
     """
 
     subnets: dict[IPv4Address, IPv4Network] = field(default_factory=dict)
-    vnis: dict[str, Vni] = field(default_factory=dict)
     former: dict[str, IPv4Network] = field(default_factory=dict)
 
     def update(self, snapshot: Snapshot) -> None:
@@ -66,18 +67,20 @@ class _Remembered:
         owners = {r.subnet: r.host for r in snapshot.host_subnets.values() if r.subnet is not None}
         self.former = {host: net for host, net in self.former.items() if owners.get(net, host) == host}
         self.former |= {host: subnet for subnet, host in owners.items()}
-        self.vnis = {name: vni for name, vni in self.vnis.items() if name in malformed.namespaces}
-        self.vnis |= {name: r.net_id for name, r in snapshot.net_namespaces.items() if r.net_id is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class RoundServices:
-    """What a round works with. `may_write` says whether this controller leads at this very moment."""
+    """What a round works with. `may_write` says whether this controller leads at this very moment.
+
+    `clock` gives seconds and never goes back.
+    """
 
     store: Store
     cluster: Cluster
     metrics: ControllerMetrics
     may_write: Callable[[], bool]
+    clock: Callable[[], float] = monotonic
 
 
 class Rounds:
@@ -89,7 +92,9 @@ class Rounds:
         self._services = services
         self._facts = facts
         self._remembered = _Remembered()
-        self._vnis = VniAllocator()
+        self._tenants = TenantMemory(lambda: secrets.token_hex(4))
+        self.wake_at = inf
+        """When to look again although nothing has changed, in seconds of `clock`: hosts are not waited for for ever."""
         self._subnets: SubnetAllocator | None = None
         self._there: dict[str, set[str]] = {"subnet": set(), "vni": set()}
 
@@ -101,12 +106,14 @@ class Rounds:
     async def once(self) -> Outcome:
         """Do one round. Raises ConfigError without a valid network config, SourceError if a source fails."""
         store, metrics = self._services.store, self._services.metrics
-        config = await store.network_config()
+        snapshot = await store.snapshot()
+        config = snapshot.config
         if config is None:
             raise no_config()
-        snapshot = await store.snapshot()
         self._remembered.update(snapshot)
-        plans = {"subnet": self._plan_subnets(snapshot, config), "vni": self._plan_tenants(snapshot, config)}
+        tenants = self._plan_tenants(snapshot, config)
+        plans: dict[str, Plan] = {"subnet": self._plan_subnets(snapshot, config), "vni": tenants}
+        self.wake_at = tenants.wake_at
         metrics.free_subnets.set(plans["subnet"].free)
         metrics.free_vnis.set(plans["vni"].free)
         outcome = Outcome.SETTLED
@@ -128,10 +135,9 @@ class Rounds:
         former = self._remembered.former
         return plan_subnets(snapshot, nodes, config, held, former=former, allocator=self._subnets)
 
-    def _plan_tenants(self, snapshot: Snapshot, config: NetworkConfig) -> Plan:
+    def _plan_tenants(self, snapshot: Snapshot, config: NetworkConfig) -> TenantPlan:
         namespaces = self._facts.namespaces | self._there["vni"]
-        held = self._remembered.vnis.values()
-        return plan_tenants(snapshot, namespaces, config, held, allocator=self._vnis)
+        return plan_tenants(snapshot, namespaces, config, self._tenants, self._services.clock())
 
     async def _carry_out(self, kind: str, plan: Plan) -> bool:
         """Whether the plan's change was made."""
@@ -151,7 +157,10 @@ class Rounds:
         metrics.commits.labels("done" if done else "refused").inc()
         if done:
             deleted = len(plan.change.delete_subnets) + len(plan.change.delete_namespaces)
-            written = len(plan.change.put_subnets) + len(plan.change.put_namespaces)
+            change = plan.change
+            written = len(change.put_subnets) + len(change.put_namespaces) + len(change.put_tenants)
+            if isinstance(plan, TenantPlan):
+                metrics.tenant_changes.inc(plan.completed)
             metrics.allocations.labels(kind).inc(plan.allocated)
             metrics.deletions.labels(kind).inc(deleted)
             log.info("%s records: %d written (%d new), %d deleted", kind, written, plan.allocated, deleted)

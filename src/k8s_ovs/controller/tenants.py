@@ -1,23 +1,25 @@
-"""Which Namespace has which VNI: the plan from what is recorded to what should be.
+"""Which Namespace is which tenant: the plan from what is recorded to what should be.
 
-Called by `worker` with a snapshot and the Namespaces; pure, and the same for any order of its input. Rules:
+Called by `rounds` with a snapshot and the Namespaces; pure but for what `Patience` remembers. Rules:
 
-- Multitenant mode: a Namespace gets a record with a VNI of its own; `kube-system` gets 0, which is global. A
-VNI
-  that is given is never changed here, whoever wrote it.
-- Subnet mode: every VNI is 0 by definition, so that no record is needed and none is made. Those that exist
-stay:
-  after a switch back to multitenant mode the tenants are what they were.
-- In both modes the record of a Namespace that is gone is deleted.
-- A record with an Action is a request. None is supported yet: it stays as it is and is reported.
+- Multitenant mode: a Namespace gets a tenant with a VNI of its own; `kube-system` gets 0, which is global. What counts is
+  the ledger (`tenants/`), which only this controller writes; a net namespace says the same to people and takes their
+  requests. A NetID that is written by hand counts once: when the Namespace has no tenant yet, and nobody else has it.
+- With no ledger at all (a first start over the records of an older version) every NetID counts, and equal ones are
+  joined Namespaces.
+- A request changes a tenant step by step, each one applied by every node before the next (`changes`).
+- Single-tenant mode: every tenant is global by definition; no ledger is made, and requests are refused. What exists
+  stays: after a switch back to multitenant mode the tenants are what they were.
+- In both modes what belongs to a Namespace that is gone is deleted.
+- A malformed record stays as it is; its Namespace keeps its tenant.
 """
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from math import inf
 
 from k8s_ovs.config import Mode, NetworkConfig
-from k8s_ovs.controller.batch import Writes, next_batch
+from k8s_ovs.controller.changes import Patience, advanced
 from k8s_ovs.controller.plan import (
     MAX_OPERATIONS,
     Malformed,
@@ -26,105 +28,255 @@ from k8s_ovs.controller.plan import (
     ProblemKind,
     namespace_problem,
 )
+from k8s_ovs.controller.requests import Refusal, Wait, answer, begun, judge, used
 from k8s_ovs.errors import ExhaustedError
 from k8s_ovs.model.alloc import VniAllocator
-from k8s_ovs.model.types import GLOBAL_NAMESPACE, GLOBAL_VNI, MAX_VNI, MIN_TENANT_VNI, NetNamespace, Vni
+from k8s_ovs.model.types import (
+    GLOBAL_NAMESPACE,
+    GLOBAL_VNI,
+    MAX_VNI,
+    MIN_TENANT_VNI,
+    NetNamespace,
+    Tenant,
+    Vni,
+)
+from k8s_ovs.sources.records import ForbiddenNetId, error_of
 from k8s_ovs.sources.store import Change, Snapshot
 
-Records = Mapping[str, NetNamespace]
+_REFUSED_REMEDY = "write another request; the next one that is accepted takes the Error away"
+
+
+@dataclass(slots=True)
+class TenantMemory:
+    """What a reign keeps from plan to plan. `new_id` names a change, 8 hex digits, never the same twice."""
+
+    new_id: Callable[[], str]
+    allocator: VniAllocator = field(default_factory=VniAllocator)
+    patience: Patience = field(default_factory=Patience)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPlan(Plan):
+    """A Plan, and when to look again although nothing has changed (seconds of the plan's clock). `completed` counts changes."""
+
+    wake_at: float = inf
+    completed: int = 0
 
 
 def plan_tenants(
     snapshot: Snapshot,
     namespaces: Iterable[str],
     config: NetworkConfig,
-    held: Collection[Vni] = (),
+    memory: TenantMemory,
+    now: float,
     *,
     limit: int = MAX_OPERATIONS,
-    allocator: VniAllocator | None = None,
-) -> Plan:
-    """The next change of net namespaces, with at most `limit` writes.
+) -> TenantPlan:
+    """The next change of tenants and net namespaces, of about `limit` writes; a first start is planned as a whole.
 
-    `held` are VNIs that no readable record shows but that may be in use: those of records that became
-    malformed. `allocator` knows where the last plan stopped, so that a VNI that was just freed is not the next to be
-    given; it goes on from there whether or not the plan is carried out.
+    `now` is in seconds of a clock that never goes back.
     """
-    living = set(namespaces)
-    records = snapshot.net_namespaces
-    malformed = Malformed.of(snapshot).namespaces
-    taken = {record.net_id for record in records.values() if record.net_id is not None} | set(held)
-    free = MAX_VNI - MIN_TENANT_VNI + 1 - sum(1 for vni in taken if vni >= MIN_TENANT_VNI)
-    gone = sorted(name for name in records if name not in living)
-    wanting: list[str] = []
+    draft = _Draft(snapshot, frozenset(namespaces), memory, now, limit)
+    draft.bury()
     if config.mode is Mode.MULTITENANT:
-        wanting = [name for name in sorted(living - malformed) if _wants_vni(records.get(name))]
-    given, problems = _give(wanting[:limit], records, taken, allocator or VniAllocator())
-    batch = next_batch({**given, **dict.fromkeys(gone)}, {}, limit)
-    problems += _judge(records, living, config.mode)
-    return Plan(
-        _change(snapshot, batch),
-        tuple(sorted(problems)),
-        free=free,
-        allocated=sum(1 for record in batch.values() if record is not None and record.net_id != GLOBAL_VNI),
-        absent=[name for name, record in batch.items() if record is None],
-    )
+        draft.adopt()
+        for name in sorted(draft.living & draft.tenants.keys()):
+            if draft.full:
+                break
+            draft.settle(name)
+    else:
+        draft.refuse_all("in single-tenant mode every Namespace reaches every other")
+    return draft.plan()
 
 
-def _wants_vni(record: NetNamespace | None) -> bool:
-    return record is None or (record.net_id is None and not record.action)
+class _Draft:
+    """One plan in the making. `tenants` and `records` are as they will be."""
 
+    def __init__(
+        self, snapshot: Snapshot, living: frozenset[str], memory: TenantMemory, now: float, limit: int
+    ) -> None:
+        self.living = living
+        self.tenants = dict(snapshot.tenants)
+        self._records = dict(snapshot.net_namespaces)
+        self._snapshot = snapshot
+        self._memory = memory
+        self._now = now
+        self._limit = limit
+        self._malformed = Malformed.of(snapshot).namespaces
+        self._put_tenants: dict[str, Tenant] = {}
+        self._put_records: dict[str, NetNamespace] = {}
+        self._gone: list[str] = []
+        self._problems: list[Problem] = []
+        self._allocated = 0
+        self._completed = 0
+        self._wake_at = inf
+        self._forbidden = {
+            error.record.name: error
+            for error in snapshot.problems.values()
+            if isinstance(error, ForbiddenNetId)
+        }
 
-def _give(
-    names: Iterable[str], records: Records, taken: set[Vni], allocator: VniAllocator
-) -> tuple[Writes[str, NetNamespace], list[Problem]]:
-    """A VNI for each of `names`; those that get none are problems. Adds to `taken`."""
-    writes: Writes[str, NetNamespace] = {}
-    problems = []
-    for name in names:
+    @property
+    def full(self) -> bool:
+        """No further write fits."""
+        return len(self._put_tenants) + len(self._put_records) + len(self._gone) >= self._limit
+
+    def bury(self) -> None:
+        """Delete what belongs to Namespaces that are gone."""
+        for name in sorted((self.tenants.keys() | self._records.keys()) - self.living)[: self._limit]:
+            self._gone.append(name)
+            self.tenants.pop(name, None)
+            self._records.pop(name, None)
+
+    def adopt(self) -> None:
+        """Give a tenant to every Namespace that has none."""
+        first = not self._snapshot.tenants
+        for name in sorted(self.living - self.tenants.keys()):
+            record = self._records.get(name)
+            unreadable = name in self._malformed and name not in self._forbidden
+            if unreadable or (self.full and not first):
+                continue
+            wanted = record.net_id if record is not None else None
+            if first and wanted is not None:
+                self._put(Tenant(name, wanted))
+                continue
+            self._make(name, record)
+
+    def settle(self, name: str) -> None:
+        """Serve the request of a Namespace, or lead its change one step further."""
+        tenant, record = self.tenants[name], self._records.get(name)
+        if tenant.change is not None:
+            self._lead(tenant, record)
+        elif record is None:
+            self._answer_missing(tenant)
+        elif record.action or record.net_id != tenant.vni or record.other:
+            self._serve(tenant, record)
+
+    def refuse_all(self, reason: str) -> None:
+        """Answer every request with the same refusal."""
+        for name in sorted(self.living & self._records.keys()):
+            record = self._records[name]
+            if record.action and not self.full:
+                refusal = Refusal(reason, "nothing needs to be joined")
+                refused = replace(record, action="", other="")
+                self._put_record(replace(refused, extra={**refused.extra, "Error": str(refusal)}))
+
+    def plan(self) -> TenantPlan:
+        """What was drafted."""
+        taken = {vni for tenant in self._snapshot.tenants.values() for vni in used(tenant)} - {GLOBAL_VNI}
+        changing = {tenant.change.id for tenant in self.tenants.values() if tenant.change is not None}
+        patience = self._memory.patience
+        patience.forget(changing, self._snapshot)
+        self._problems += patience.problems(self._snapshot.host_subnets)
+        self._problems += self._refusals()
+        return TenantPlan(
+            self._change(),
+            tuple(sorted(self._problems)),
+            free=MAX_VNI - MIN_TENANT_VNI + 1 - len(taken),
+            allocated=self._allocated,
+            absent=self._gone,
+            wake_at=self._wake_at,
+            completed=self._completed,
+        )
+
+    def _change(self) -> Change | None:
+        if not (self._put_tenants or self._put_records or self._gone):
+            return None
+        return Change(
+            based_on=self._snapshot.revision,
+            put_namespaces=list(self._put_records.values()),
+            delete_namespaces=self._gone,
+            put_tenants=list(self._put_tenants.values()),
+            delete_tenants=self._gone,
+        )
+
+    def _refusals(self) -> Iterator[Problem]:
+        for name in sorted(self.living & self._records.keys()):
+            if error := error_of(self._records[name]):
+                message = f"its last request was refused: {error}"
+                yield namespace_problem(ProblemKind.REFUSED_REQUEST, name, message, _REFUSED_REMEDY)
+
+    def _make(self, name: str, record: NetNamespace | None) -> None:
+        """A new tenant, with the NetID of the record if it may have it."""
+        taken = {vni for tenant in self.tenants.values() for vni in used(tenant)}
+        wanted = record.net_id if record is not None else None
+        error = ""
+        if wanted is not None and wanted not in taken and wanted != GLOBAL_VNI:
+            self._put(Tenant(name, wanted))
+            return
         try:
-            vni = GLOBAL_VNI if name == GLOBAL_NAMESPACE else allocator.allocate(taken)
+            vni = GLOBAL_VNI if name == GLOBAL_NAMESPACE else self._new_vni()
         except ExhaustedError as err:
-            message, remedy = f"gets no VNI: {err.message}", err.remedy or "delete Namespaces, or join some"
-            problems.append(namespace_problem(ProblemKind.NO_VNI_LEFT, name, message, remedy))
-            continue
-        taken.add(vni)
-        writes[name] = replace(records.get(name) or NetNamespace(name, None), net_id=vni)
-    return writes, problems
-
-
-def _change(snapshot: Snapshot, batch: Writes[str, NetNamespace]) -> Change | None:
-    if not batch:
-        return None
-    return Change(
-        based_on=snapshot.revision,
-        put_namespaces=[record for record in batch.values() if record is not None],
-        delete_namespaces=[key for key, record in batch.items() if record is None],
-    )
-
-
-def _judge(records: Records, living: Collection[str], mode: Mode) -> Iterator[Problem]:
-    """Requests that are not served, and VNIs that are shared although nobody asked us to join anything."""
-    sharing: defaultdict[Vni, list[str]] = defaultdict(list)
-    for name in sorted(records):
-        record = records[name]
-        if name not in living:
-            continue
-        if record.action:
-            yield namespace_problem(
-                ProblemKind.UNSUPPORTED_ACTION,
-                name,
-                f"the request {record.action!r} in its record is not supported"
-                + (" in single-tenant mode" if mode is Mode.SUBNET else " yet"),
-                'write the record with "Action":""',
+            self._exhausted(name, err)
+            return
+        if name in self._forbidden:
+            record, error = self._forbidden[name].record, f"{self._forbidden[name].reason}, {name} got {vni}"
+        elif wanted is not None and wanted != vni:
+            error = (
+                f"NetID {wanted} is taken or global, {name} got {vni}: who wants that one asks with an Action"
             )
-        if record.net_id is not None and record.net_id != GLOBAL_VNI:
-            sharing[record.net_id].append(name)
-    for vni, names in sharing.items():
-        for name in names if len(names) > 1 else ():
-            others = ", ".join(other for other in names if other != name)
-            yield namespace_problem(
-                ProblemKind.SHARED_VNI,
-                name,
-                f"has the VNI {vni} that namespace {others} has too, so their pods reach each other",
-                "write one of the records without NetID to get another VNI, unless this is meant",
-            )
+        tenant = Tenant(name, vni)
+        self._put(tenant)
+        asking = record is not None and record.action and not error
+        if record is not None and asking:
+            self._put_record(replace(record, net_id=vni))
+        else:
+            self._put_record(answer(tenant, record, error))
+        self._allocated += vni != GLOBAL_VNI
+
+    def _answer_missing(self, tenant: Tenant) -> None:
+        """The record was deleted by hand, or holds a NetID that nobody may have, or nobody can read it."""
+        forbidden = self._forbidden.get(tenant.name)
+        if forbidden is not None:
+            refusal = Refusal(forbidden.reason, f"leave NetID out, or write {tenant.vni}")
+            self._put_record(answer(tenant, forbidden.record, str(refusal)))
+        elif tenant.name not in self._malformed:
+            self._put_record(answer(tenant, None))
+
+    def _serve(self, tenant: Tenant, record: NetNamespace) -> None:
+        verdict = judge(record, self.tenants, self._new_vni)
+        match verdict:
+            case Refusal():
+                self._put_record(answer(tenant, record, str(verdict)))
+            case Wait(exhausted):
+                if exhausted is not None:
+                    self._exhausted(tenant.name, exhausted)
+            case vni if vni == tenant.vni:
+                self._put_record(answer(tenant, record))
+            case vni:
+                self._put(begun(tenant, record, vni, self._memory.new_id()))
+                self._allocated += record.action == "isolate"
+
+    def _lead(self, tenant: Tenant, record: NetNamespace | None) -> None:
+        patience = self._memory.patience
+        if not patience.through(tenant, self._snapshot, self._now):
+            self._wake_at = min(self._wake_at, patience.wake_at(tenant, self._snapshot, self._now))
+            return
+        further = advanced(tenant)
+        self._put(further)
+        change = tenant.change
+        if further.change is not None or change is None:
+            return
+        self._completed += 1
+        if record is None:
+            self._answer_missing(further)
+        elif not record.action or (record.action, record.other) == (change.action, change.other):
+            self._put_record(answer(further, record))
+        elif record.net_id == change.old:
+            # Another request came meanwhile; what it says of the NetID was true when it was written.
+            self._put_record(replace(record, net_id=further.vni))
+
+    def _new_vni(self) -> Vni:
+        taken = {vni for tenant in self.tenants.values() for vni in used(tenant)}
+        taken |= {record.net_id for record in self._records.values() if record.net_id is not None}
+        return self._memory.allocator.allocate(taken)
+
+    def _exhausted(self, name: str, err: ExhaustedError) -> None:
+        message, remedy = f"gets no VNI: {err.message}", err.remedy or "delete Namespaces, or join some"
+        self._problems.append(namespace_problem(ProblemKind.NO_VNI_LEFT, name, message, remedy))
+
+    def _put(self, tenant: Tenant) -> None:
+        self.tenants[tenant.name] = self._put_tenants[tenant.name] = tenant
+
+    def _put_record(self, record: NetNamespace) -> None:
+        self._records[record.name] = self._put_records[record.name] = record

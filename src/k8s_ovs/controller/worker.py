@@ -39,7 +39,7 @@ class Worker:
         self._pace = pace
         self._facts = Facts()
         self._rounds = Rounds(services, self._facts)
-        self._untold = {Source.HOST_SUBNETS, Source.NET_NAMESPACES}
+        self._untold = {Source.HOST_SUBNETS, Source.TENANTS}
         self._wake = asyncio.Event()
         self._watch_error = ""
         self._error = "the first round is not through"
@@ -63,6 +63,7 @@ class Worker:
             tasks.create_task(self._watch_nodes(), name="controller: nodes")
             tasks.create_task(self._watch_namespaces(), name="controller: namespaces")
             tasks.create_task(self._watch_records(), name="controller: records")
+            tasks.create_task(self._watch_reports(), name="controller: reports")
             tasks.create_task(self._work(), name="controller: work")
 
     async def _watch_nodes(self) -> None:
@@ -92,6 +93,17 @@ class Worker:
                 # Refused at its start; later it survives everything by itself.
                 self._watch_error = str(err)
                 log.warning("records cannot be watched: %s", err)
+            await self._pace.sleep(backoff.next())
+
+    async def _watch_reports(self) -> None:
+        """Agents say what they have applied: a change of a tenant may be a step further."""
+        backoff = Backoff(cap=self._pace.error_cap, floor=0.05)
+        while True:
+            try:
+                async for _ in self._services.store.watch_reports():
+                    self._wake.set()
+            except (ConfigError, SourceError) as err:
+                log.warning("agents' reports cannot be watched: %s", err)
             await self._pace.sleep(backoff.next())
 
     async def _work(self) -> None:
@@ -135,9 +147,11 @@ class Worker:
         return outcome
 
     async def _rest(self) -> None:
-        """Until something changes, or for `resync` seconds."""
+        """Until something changes, or a host has been waited for long enough, or for `resync` seconds."""
+        soon = self._rounds.wake_at - self._services.clock()
         try:
-            async with asyncio.timeout(self._pace.resync):
+            async with asyncio.timeout(max(0.0, min(self._pace.resync, soon))):
                 await self._wake.wait()
         except TimeoutError:
-            self._rounds.forget_doubts()
+            if soon > self._pace.resync:
+                self._rounds.forget_doubts()
