@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from k8s_ovs.dataplane.mgmt import ECHO_REPLY, ECHO_REQUEST, HEADER, HELLO, watch_switch
+from k8s_ovs.dataplane.mgmt import watch_switch
+from k8s_ovs.dataplane.openflow_wire import ECHO_REPLY, ECHO_REQUEST, HEADER, HELLO
 
 
 class ScriptedSwitch:

@@ -7,14 +7,10 @@ tells at once. It never sends anything but HELLO and the answers to ECHO_REQUEST
 import asyncio
 import contextlib
 import logging
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
-VERSION = 6
-HELLO, ECHO_REQUEST, ECHO_REPLY = 0, 2, 3
-HEADER = struct.Struct("!BBHI")
-"""version, type, length with this header, transaction id"""
+from k8s_ovs.dataplane.openflow_wire import ECHO_REPLY, ECHO_REQUEST, HELLO, message, read_message
 
 FIRST_RETRY = 0.02
 LAST_RETRY = 0.5
@@ -35,14 +31,14 @@ async def watch_switch(mgmt: Path, on_change: Callable[[], None]) -> None:
             continue
         since = clock()
         try:
-            writer.write(HEADER.pack(VERSION, HELLO, HEADER.size, 1))
-            await _read(reader)
+            writer.write(message(HELLO, 1))
+            await read_message(reader)
             _log.info("ovs-vswitchd serves %s", mgmt)
             on_change()
             while True:
-                kind, xid, body = await _read(reader)
+                kind, xid, body = await read_message(reader)
                 if kind == ECHO_REQUEST:
-                    writer.write(HEADER.pack(VERSION, ECHO_REPLY, HEADER.size + len(body), xid) + body)
+                    writer.write(message(ECHO_REPLY, xid, body))
         except (asyncio.IncompleteReadError, OSError):
             _log.warning("ovs-vswitchd no longer serves %s", mgmt)
             on_change()
@@ -53,9 +49,3 @@ async def watch_switch(mgmt: Path, on_change: Callable[[], None]) -> None:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
         await asyncio.sleep(delay)
-
-
-async def _read(reader: asyncio.StreamReader) -> tuple[int, int, bytes]:
-    """The next message: type, transaction id, body."""
-    _, kind, length, xid = HEADER.unpack(await reader.readexactly(HEADER.size))
-    return kind, xid, await reader.readexactly(max(0, length - HEADER.size))

@@ -1,76 +1,103 @@
-"""Commands to ovs-vswitchd itself, as ovs-appctl gives them: JSON-RPC on its control socket.
+"""Commands to the running ovs-vswitchd, as ovs-appctl gives them, without a process for each.
 
-For `openflow`, which asks when the datapath has caught up with the tables. It interprets no answers. The socket is
-RUNDIR/ovs-vswitchd.PID.ctl, and the process id is in RUNDIR/ovs-vswitchd.pid (ovs-appctl(8)).
+For `openflow_settle` and `openflow_conntrack`. JSON-RPC 1.0 on a unix socket, one request after the other; ovs-appctl(8),
+ovs-vswitchd(8) "Runtime Management Commands". It knows no command's meaning.
 """
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from k8s_ovs.errors import OpenFlowError
 
 REMEDY = "check that ovs-vswitchd runs and that --ovs-rundir names its folder"
 DAEMON = "ovs-vswitchd"
+_CHUNK = 1 << 16
 
 
-class UnixctlConnection:
-    """One connection to ovs-vswitchd; an async context manager. Calls come one after another."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the daemon answered: `text`, or the reason why it refused."""
 
-    def __init__(self, rundir: Path, deadline: float) -> None:
-        """`deadline` in seconds holds for each call."""
-        self._rundir = rundir
-        self._deadline = deadline
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self._number = 0
-
-    async def __aenter__(self) -> "UnixctlConnection":
-        pidfile = self._rundir / f"{DAEMON}.pid"
-        try:
-            pid = int(pidfile.read_text())
-            path = self._rundir / f"{DAEMON}.{pid}.ctl"
-            self._streams = await asyncio.open_unix_connection(str(path))
-        except (OSError, ValueError) as error:
-            raise OpenFlowError(f"{DAEMON} named by {pidfile}: {error}", remedy=REMEDY) from error
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
-
-    async def call(self, method: str, *arguments: str) -> str:
-        """The command's output. Raises OpenFlowError with what ovs-vswitchd says, or if it does not answer."""
-        if self._streams is None:
-            raise OpenFlowError(f"{method}: not connected to {DAEMON}", remedy=REMEDY)
-        reader, writer = self._streams
-        self._number += 1
-        writer.write(
-            json.dumps({"id": self._number, "method": method, "params": list(arguments)}).encode()
-        )
-        try:
-            async with asyncio.timeout(self._deadline):
-                await writer.drain()
-                answer = await _read_object(reader)
-        except TimeoutError:
-            raise OpenFlowError(f"{method}: no answer from {DAEMON} within {self._deadline:g} s") from None
-        except (OSError, EOFError) as error:
-            raise OpenFlowError(f"{method}: {DAEMON} went away ({error})", remedy=REMEDY) from error
-        if answer.get("error") is not None:
-            raise OpenFlowError(f"{method}: {DAEMON} says: {str(answer['error']).strip()}")
-        return str(answer.get("result") or "")
+    text: str
+    refused: bool = False
 
 
-async def _read_object(reader: asyncio.StreamReader) -> dict[str, object]:
-    """The next JSON object; the protocol has no frames, so that an object ends where it can be read."""
-    text = ""
-    while True:
-        chunk = await reader.read(65536)
-        if not chunk:
-            raise EOFError("end of file")
-        text += chunk.decode()
-        try:
-            answer = json.loads(text)
-        except ValueError:
-            continue
-        return answer if isinstance(answer, dict) else {}
+class Control:
+    """A connection to a daemon's control socket; made by `connect`. One request at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._requests = 0
+
+    async def send(self, command: str, *arguments: str) -> None:
+        """Write a request. When this returns, it is in the daemon's hands; `answer` waits for what it says."""
+        self._requests += 1
+        request = {"id": self._requests, "method": command, "params": arguments}
+        self._writer.write(json.dumps(request).encode())
+        await self._writer.drain()
+
+    async def answer(self) -> Answer:
+        """The answer to the request that was sent last."""
+        received = bytearray()
+        while True:
+            chunk = await self._reader.read(_CHUNK)
+            if not chunk:
+                raise ConnectionResetError("connection closed")
+            received += chunk
+            # Nothing separates messages, but an answer is one object and nothing follows it before the next request.
+            if received.endswith(b"}"):
+                with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
+                    return _read(json.loads(received))
+
+    async def call(self, command: str, *arguments: str) -> Answer:
+        """Send a request and wait for its answer."""
+        await self.send(command, *arguments)
+        return await self.answer()
+
+
+@contextlib.asynccontextmanager
+async def connect(rundir: Path, deadline: float, what: str) -> AsyncIterator[Control]:
+    """A connection to the ovs-vswitchd whose pid file and sockets are in `rundir`; `what` says what was tried.
+
+    Everything done with it has to end within `deadline` seconds. OpenFlowError if it does not, or the daemon goes away.
+    """
+    socket = control_socket(rundir)
+    try:
+        async with asyncio.timeout(deadline):
+            reader, writer = await asyncio.open_unix_connection(str(socket))
+            try:
+                yield Control(reader, writer)
+            finally:
+                writer.close()
+    except TimeoutError:
+        raise OpenFlowError(f"{what}: no answer from {socket} within {deadline:g} s", remedy=REMEDY) from None
+    except OSError as error:
+        raise OpenFlowError(f"{what}: {socket}: {error.strerror or error}", remedy=REMEDY) from error
+
+
+def control_socket(rundir: Path) -> Path:
+    """Where ovs-vswitchd listens: a name with its pid unless it was told another one (--unixctl)."""
+    plain = rundir / f"{DAEMON}.ctl"
+    try:
+        pid = int((rundir / f"{DAEMON}.pid").read_text())
+    except (OSError, ValueError):
+        return plain
+    usual = rundir / f"{DAEMON}.{pid}.ctl"
+    return usual if usual.exists() else plain
+
+
+def _read(reply: object) -> Answer:
+    match reply:
+        case {"error": None, "result": str(text)}:
+            return Answer(text)
+        case {"error": None}:
+            return Answer("")
+        case {"error": str(reason)}:
+            return Answer(reason.strip(), refused=True)
+        case _:
+            raise OpenFlowError(f"{DAEMON} answered what is no answer: {reply!r}")

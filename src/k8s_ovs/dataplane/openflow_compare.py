@@ -1,0 +1,98 @@
+"""What has to be sent so that the bridge holds what it should: the comparison behind `FlowTable.replace`.
+
+For `openflow`. Pure: it reads what ovs-ofctl printed and sends nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from k8s_ovs.dataplane.bridge import SyncResult
+from k8s_ovs.dataplane.openflow_text import (
+    PrintedFlow,
+    bundle_lines,
+    parse_difference,
+    parse_groups,
+    parse_meters,
+)
+from k8s_ovs.flows.diff import Item, add, in_order
+from k8s_ovs.flows.flow import Flow
+from k8s_ovs.flows.group import Group, Meter, MeterId
+from k8s_ovs.flows.names import MAGIC, MAGIC_SHIFT, STAGE_MASK, STAGE_SHIFT
+
+T = TypeVar("T", Group, Meter)
+
+CookieMask = tuple[int, int]
+"""A cookie, and the bits of it that count."""
+
+_AFFINITY = 10
+LEARNED: CookieMask = (
+    MAGIC << MAGIC_SHIFT | _AFFINITY << STAGE_SHIFT,
+    0xFFFF << MAGIC_SHIFT | STAGE_MASK << STAGE_SHIFT,
+)
+"""The cookie of flows that the switch has learned by itself: session affinity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the bridge should hold, by kind. `flows` are lines for ovs-ofctl."""
+
+    flows: list[str]
+    groups: Mapping[int, Group]
+    meters: Mapping[int, Meter]
+
+    @classmethod
+    def of(cls, items: Iterable[Item]) -> "Wanted":
+        """Sort `items` by kind."""
+        flows: list[str] = []
+        groups: dict[int, Group] = {}
+        meters: dict[int, Meter] = {}
+        for item in items:
+            match item:
+                case Flow():
+                    flows.append(item.to_ofctl())
+                case Group():
+                    groups[item.id] = item
+                case Meter():
+                    meters[item.id] = item
+        return cls(flows, groups, meters)
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What to send, in this order: meters to make or change, lines of one bundle, meters to delete."""
+
+    meters: list[Meter]
+    lines: list[str]
+    stale_meters: list[MeterId]
+    result: SyncResult
+
+    @classmethod
+    def of(cls, wanted: Wanted, flows: str, groups: str, meters: str, kept: CookieMask) -> "Repair":
+        """Compare `wanted` with the output of diff-flows, dump-groups and dump-meters; flows with `kept` stay."""
+        held_groups, held_meters = parse_groups(groups), parse_meters(meters)
+        changed_meters = _changed(wanted.meters, held_meters)
+        changed_groups = _changed(wanted.groups, held_groups)
+        stale_meters = [MeterId(number) for number in held_meters.keys() - wanted.meters.keys()]
+        stale_groups = sorted(held_groups.keys() - wanted.groups.keys())
+        stale_flows, new_flows = _flows(flows, kept)
+        lines = bundle_lines(in_order(add(group) for group in changed_groups))
+        lines += [f"flow delete_strict {flow.selector}" for flow in stale_flows]
+        lines += [f"flow add {flow.text}" for flow in new_flows]
+        lines += [f"group delete group_id={number}" for number in stale_groups]
+        added = len(changed_meters) + len(changed_groups) + len(new_flows)
+        deleted = len(stale_meters) + len(stale_groups) + len(stale_flows)
+        return cls(changed_meters, lines, stale_meters, SyncResult(added, deleted))
+
+
+def _changed(wanted: Mapping[int, T], held: Mapping[int, str]) -> list[T]:
+    return [item for number, item in wanted.items() if held.get(number) != item.to_ofctl()]
+
+
+def _flows(printed: str, kept: CookieMask) -> tuple[list[PrintedFlow], list[PrintedFlow]]:
+    """The flows to delete and those to add; one that is to be changed is only added, which replaces it."""
+    have, want = parse_difference(printed)
+    selectors = {flow.selector for flow in want}
+    cookie, mask = kept
+    stale = [flow for flow in have if flow.selector not in selectors and flow.cookie & mask != cookie & mask]
+    return stale, want
