@@ -28,7 +28,7 @@ from k8s_ovs.model.events import (
     Synced,
     TenantSet,
 )
-from k8s_ovs.model.types import Attachment, HostSubnet, Tenant, Vni
+from k8s_ovs.model.types import AgentReport, Attachment, HostSubnet, Tenant, Vni
 from k8s_ovs.model.view import NodeView
 
 Content = dict[tuple[int, str], tuple[int, str]]
@@ -47,7 +47,8 @@ RECORDS: tuple[Event, ...] = (
     HostSubnetSet(OTHER),
     TenantSet(WEB),
 )
-SYNCED = (Synced(Source.CONFIG), Synced(Source.HOST_SUBNETS), Synced(Source.TENANTS))
+SYNCED = tuple(Synced(source) for source in Source if source is not Source.ATTACHMENTS)
+"""What the agent knows of attachments it reads by itself."""
 
 
 def flows_of(host: str, events: Iterable[Event]) -> Content:
@@ -75,12 +76,15 @@ class FakeNode:
         self.flows = FakeFlowTable()
         self.host = FakeHostNetwork({HOST_IP: 1500, OTHER_IP: 1500})
         self.source_trouble = ""
+        self.reports: list[AgentReport] = []
         self.reconciler = self.agent()
 
     def agent(self) -> Reconciler:
         """A newly started reconciler on what there is."""
         plant = Plant(self.switch, self.flows, self.host)
-        self.reconciler = Reconciler(NAME, plant, self.options, source_trouble=lambda: self.source_trouble)
+        self.reconciler = Reconciler(
+            NAME, plant, self.options, source_trouble=lambda: self.source_trouble, report=self.reports.append
+        )
         return self.reconciler
 
     async def know(self, *more: Event) -> None:

@@ -2,7 +2,8 @@
 
     store.watch ──> reconciler <── CNI server (PodNetwork) <── executable <── container runtime
                        │
-                       └──> OVSDB, OpenFlow, netlink; FirewallKeeper beside it
+                       ├──> OVSDB, OpenFlow, netlink; FirewallKeeper beside it
+                       └──> store.presence: what this node has applied of the tenants that change
 
 Called by the CLI. It decides nothing about networks itself.
 """
@@ -22,6 +23,7 @@ from k8s_ovs.agent.metrics import AgentMetrics, ReconcileCollector, StoreCollect
 from k8s_ovs.agent.parts import AgentParts, PodBatches
 from k8s_ovs.agent.pods import PodNetwork, PodParts
 from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler
+from k8s_ovs.agent.services import ServiceFeed
 from k8s_ovs.agent.settings import AgentSettings
 from k8s_ovs.cni.server import CniServer
 from k8s_ovs.config import NetworkConfig
@@ -61,6 +63,7 @@ class Agent:
         self._parts = parts = parts or AgentParts.real(settings, services.kube)
         spec = settings.switch.spec
         self._firewall = FirewallKeeper(parts.firewall, spec.gateway, settings.resync_period)
+        self._presence = services.store.presence()
         self._reconciler = Reconciler(
             settings.hostname,
             Plant(parts.switch, parts.flows, parts.host),
@@ -69,6 +72,7 @@ class Agent:
             ),
             source_trouble=self._store_trouble,
             host_trouble=self._firewall.trouble,
+            report=self._presence.tell,
         )
         self._pods = PodNetwork(
             PodParts(
@@ -79,6 +83,7 @@ class Agent:
                 tenant_wait=settings.tenant_wait,
             )
         )
+        self._service_feed = ServiceFeed(parts.services, self._reconciler.post)
         self._drops = DropWatcher(parts.flows)
         self._config_trouble = "the network config has not been read yet"
         self._watch_trouble = ""
@@ -92,6 +97,7 @@ class Agent:
         """Let metrics and health checks see the parts."""
         registry, health = self._services.registry, self._services.health
         self._reconciler.stats.observe_commit = self._metrics.commit_seconds.observe
+        self._reconciler.reporter.observe_settle = self._metrics.settle_seconds.observe
         self._metrics.ready.set_function(lambda: float(not self._reconciler.trouble()))
         registry.register(ReconcileCollector(self._reconciler, self._firewall))
         registry.register(StoreCollector(self._services.store))
@@ -127,7 +133,9 @@ class Agent:
         """Hand the cluster's records to the reconciler, from the network config on."""
         config = await self._network_config()
         self._reconciler.post(ConfigSet(config), Synced(Source.CONFIG))
-        tasks.create_task(self._firewall.run(config.network), name="firewall")
+        tasks.create_task(self._service_feed.run(), name="services")
+        tasks.create_task(self._firewall.run(config), name="firewall")
+        tasks.create_task(self._presence.run(), name="presence")
         if self._parts.own_pods is not None and not self._settings.external:
             tasks.create_task(self._watch_own_pods(self._parts.own_pods()), name="own-pods")
         backoff = Backoff(cap=5.0, floor=0.05)

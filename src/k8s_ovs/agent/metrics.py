@@ -28,6 +28,12 @@ class AgentMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.settle_seconds = Histogram(
+            "k8s_ovs_settle_seconds",
+            "Time until no packet was handled any more by what was before a step of a tenant's change.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.ready = Gauge("k8s_ovs_agent_ready", "1 while this node can serve pods.", registry=registry)
         self.collected = Counter(
             "k8s_ovs_leases_collected",
@@ -58,6 +64,11 @@ class ReconcileCollector(Collector):
             ),
             GaugeMetricFamily(
                 "k8s_ovs_hosts", "Host subnets in the cluster.", value=len(view.state.host_subnets)
+            ),
+            GaugeMetricFamily(
+                "k8s_ovs_tenant_changes",
+                "Namespaces whose tenant changes at the moment, as this node has been told.",
+                value=len(view.steps),
             ),
             GaugeMetricFamily(
                 "k8s_ovs_unusable_records",

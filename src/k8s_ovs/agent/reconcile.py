@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 
 from k8s_ovs.agent.inbox import Inbox
 from k8s_ovs.agent.pods import NodeNetwork
+from k8s_ovs.agent.reporter import TenantReporter
 from k8s_ovs.agent.schedule import SyncSchedule
 from k8s_ovs.agent.writer import (
     RETRY_FIRST,
@@ -26,7 +27,7 @@ from k8s_ovs.agent.writer import (
 )
 from k8s_ovs.errors import CniError, DataplaneError
 from k8s_ovs.model.events import AttachmentGone, AttachmentSet, Event, Source, Synced
-from k8s_ovs.model.types import Attachment, AttachmentKey
+from k8s_ovs.model.types import AgentReport, Attachment, AttachmentKey
 from k8s_ovs.model.view import LocalHost, LocalPodKey, NodeView, ViewKey
 
 __all__ = ["Plant", "ReconcileOptions", "ReconcileStats", "Reconciler", "lease_events"]
@@ -41,7 +42,8 @@ class Reconciler:
     """Owns bridge and view of one node. `run` is its task; every other method is called from other tasks.
 
     `source_trouble` says why nothing is heard of the cluster's records at the moment, or "": whoever waits for them is
-    told that. `host_trouble` says what else of this host keeps it from serving pods, or "".
+    told that. `host_trouble` says what else of this host keeps it from serving pods, or "". `report` is told what this
+    node has applied of the tenants that change, from the first full synchronisation on.
     """
 
     def __init__(
@@ -52,13 +54,15 @@ class Reconciler:
         *,
         source_trouble: Callable[[], str] = lambda: "",
         host_trouble: Callable[[], str] = lambda: "",
+        report: Callable[[AgentReport], None] = lambda report: None,
     ) -> None:
         self.view = NodeView(hostname, options.node_ip)
         self._hostname = hostname
         self._external = options.external
         self._empty = False
         self._switch = plant.switch
-        self._writer = BridgeWriter(plant, options)
+        self.reporter = TenantReporter(plant.flows.settle, report)
+        self._writer = BridgeWriter(plant, options, self.reporter.doubt)
         self.stats = self._writer.stats
         self._schedule = SyncSchedule(options.resync_period, RETRY_FIRST, RETRY_MOST)
         self._source_trouble = source_trouble
@@ -170,6 +174,7 @@ class Reconciler:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow_switch(), name="switch")
                 tasks.create_task(self._work(), name="bridge")
+                tasks.create_task(self.reporter.run(), name="reporter")
         finally:
             self._inbox.close()
 
@@ -252,8 +257,10 @@ class Reconciler:
             self._problem = str(err)
             self._schedule.failed(_now())
             log.error("synchronising the bridge failed: %s", err)
-        if self._writer.certain:
+        if self._writer.certain and self.view.local is not None:
             self._inbox.confirm()
+            report = AgentReport(self._hostname, self.view.local.host_ip, self.view.steps)
+            self.reporter.confirm(report, self._writer.revision)
         elif failure is not None:
             self._inbox.fail(failure)
 

@@ -61,26 +61,35 @@ class ReconcileStats:
 
 
 class BridgeWriter:
-    """The bridge of one node. `mtu` of the pod network is known once `ensure_host` has returned."""
+    """The bridge of one node. `mtu` of the pod network is known once `ensure_host` has returned.
 
-    def __init__(self, plant: Plant, options: ReconcileOptions) -> None:
+    `revision` grows with everything that may have changed what the bridge holds.
+    """
+
+    def __init__(
+        self, plant: Plant, options: ReconcileOptions, on_doubt: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_doubt` is called whenever the bridge comes into doubt."""
         self.stats = ReconcileStats()
         self.mtu = 0
+        self.revision = 0
+        self._on_doubt = on_doubt
         self._plant = plant
         self._options = options
         self._desired = DesiredFlows()
         self._pending: list[Mod] = []
         self._doubts = 1
-        self._settled = 0
+        self._resolved = 0
 
     @property
     def certain(self) -> bool:
         """Whether the bridge holds what was planned, but for what `commit` has still to send."""
-        return self._settled == self._doubts
+        return self._resolved == self._doubts
 
     def doubt(self) -> None:
         """Nobody knows any more what the bridge holds: only `replace` makes it certain again."""
         self._doubts += 1
+        self._on_doubt()
 
     def plan(self, view: NodeView, dirty: Iterable[ViewKey]) -> None:
         """Compute anew what the dirty keys want."""
@@ -96,6 +105,7 @@ class BridgeWriter:
         if not mods:
             return
         started = monotonic()
+        self.revision += 1
         try:
             await self._plant.flows.commit(mods)
         except OpenFlowError:
@@ -107,13 +117,14 @@ class BridgeWriter:
 
     async def replace(self, reason: str) -> None:
         """Make the bridge hold exactly what was planned, sending the difference only. Raises OpenFlowError."""
-        doubts, self._pending = self._doubts, []
+        doubts, was_certain, self._pending = self._doubts, self.certain, []
         try:
             result = await self._plant.flows.replace(self._desired.all())
         except OpenFlowError:
             self.doubt()
             raise
-        self._settled = doubts
+        self._resolved = doubts
+        self.revision += bool(result.added or result.deleted or not was_certain)
         self.stats.full_syncs += 1
         self.stats.flows = len(self._desired)
         if result.added or result.deleted:

@@ -76,6 +76,7 @@ class NodeView:
         self._hosts = HostIndex(host, host_ip)
         self._pods = PodIndex()
         self._namespaces_as: dict[Vni, set[str]] = {}
+        self._steps: dict[str, str] = {}
 
     def apply(self, event: Event) -> frozenset[ViewKey]:
         """Take in one event; the keys whose record may have changed."""
@@ -122,6 +123,11 @@ class NodeView:
         if config.mode is Mode.SUBNET:
             return Tenant(namespace, GLOBAL_VNI)
         return self.state.tenants.get(namespace)
+
+    @property
+    def steps(self) -> Mapping[str, str]:
+        """For each Namespace whose tenant changes, whether it has a pod here or not, the token of the step it is in."""
+        return dict(self._steps)
 
     def record(self, key: ViewKey) -> ViewRecord | None:
         """What the key stands for now; None if there is no such thing, or it may not have flows."""
@@ -212,6 +218,9 @@ class NodeView:
     def _tenant_changed(self, name: str, old: Tenant | None, new: Tenant | None) -> frozenset[ViewKey]:
         before = old.accepts if old is not None else ()
         after = new.accepts if new is not None else ()
+        self._steps.pop(name, None)
+        if new is not None and new.change is not None:
+            self._steps[name] = new.change.token
         for vni in before:
             self._namespaces_as[vni].discard(name)
             if not self._namespaces_as[vni]:
