@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from k8s_ovs.config import NetworkConfig
 from k8s_ovs.errors import ConfigError, RecordError, SourceError
 from k8s_ovs.model.events import Event, Source, Synced
-from k8s_ovs.model.types import HostSubnet, NetNamespace
-from k8s_ovs.sources.etcd.ledger import Ledger, decode_all
-from k8s_ovs.sources.records import DEFAULT_PREFIX, Keys, config_key, config_keys
+from k8s_ovs.model.types import AgentReport
+from k8s_ovs.sources.etcd.ledger import Decoder, Ledger
+from k8s_ovs.sources.records import DEFAULT_PREFIX, Keys, Record, config_key, config_keys, encode_report
 from k8s_ovs.sources.store import Change, Snapshot
 
 
@@ -34,6 +34,9 @@ class FakeStore:
         self._data: dict[str, tuple[bytes, int]] = {}
         self._log: list[tuple[int, dict[str, bytes | None]]] = []
         self._problems: dict[str, RecordError] = {}
+        self._decoder: Decoder | None = None
+        self.reporting: dict[str, list[FakePresence]] = {}
+        """Who would report under each key; the one that began last does."""
         self._moved = asyncio.Event()
         if config is not None:
             self.put_raw(config_key(prefix), config.to_json())
@@ -65,8 +68,13 @@ class FakeStore:
         if key in self._data:
             self._write({key: None})
 
-    def put(self, *records: HostSubnet | NetNamespace) -> None:
+    def put(self, *records: Record) -> None:
         self._write(dict(self.keys.encode(record) for record in records))
+
+    def report(self, *reports: AgentReport) -> None:
+        """What agents would tell."""
+        keyed = ((self.keys.report(report.host_ip), report) for report in reports)
+        self._write({key: encode_report(key, report) for key, report in keyed})
 
     def raw(self) -> dict[str, bytes]:
         return {key: value for key, (value, _) in self._data.items()}
@@ -86,31 +94,28 @@ class FakeStore:
 
     async def snapshot(self) -> Snapshot:
         self._check()
-        records, problems = decode_all(self.keys, sorted(self.raw().items()))
-        return Snapshot(
-            self.revision,
-            {r.host_ip: r for r in records.values() if isinstance(r, HostSubnet)},
-            {r.name: r for r in records.values() if isinstance(r, NetNamespace)},
-            problems,
-        )
+        keys, config = self.keys, self._config()
+        assert config is not None, "keys raises ConfigError without one"
+        entries = sorted((key, value) for key, (value, _) in self._data.items())
+        if self._decoder is None or self._decoder.keys != keys:
+            self._decoder = Decoder(keys)
+        return self._decoder.snapshot(self.revision, config, entries)
 
     async def commit(self, change: Change) -> bool:
         keys = self.keys
-        puts: list[HostSubnet | NetNamespace] = [*change.put_subnets, *change.put_namespaces]
+        puts: list[Record] = [*change.put_subnets, *change.put_namespaces, *change.put_tenants]
         writes: dict[str, bytes | None] = dict(map(keys.encode, puts))
         writes |= {keys.subnet(ip): None for ip in change.delete_subnets}
         writes |= {keys.namespace(name): None for name in change.delete_namespaces}
+        writes |= {keys.tenant(name): None for name in change.delete_tenants}
         hook, self.before_commit = self.before_commit, None
         if hook is not None:
             hook()
         self._check()
-        kinds = tuple(
-            kind for kind in (keys.subnets, keys.namespaces) if any(k.startswith(kind) for k in writes)
-        )
-        if any(
-            revision > change.based_on
-            for k, (_, revision) in self._data.items()
-            if kinds and k.startswith(kinds)
+        kinds = [(keys.subnets,), (keys.namespaces, keys.tenants)]
+        compared = tuple(p for kind in kinds for p in kind if any(k.startswith(kind) for k in writes))
+        if compared and any(
+            revision > change.based_on for k, (_, revision) in self._data.items() if k.startswith(compared)
         ):
             return False
         self.commits.append(change)
@@ -127,17 +132,33 @@ class FakeStore:
             {key: value for key, (value, _) in owned.items()},
             {key: revision for key, (_, revision) in owned.items()},
         )
-        yield [*existing, Synced(Source.HOST_SUBNETS), Synced(Source.NET_NAMESPACES)]
+        yield [*existing, Synced(Source.HOST_SUBNETS), Synced(Source.TENANTS)]
         while True:
             moved = self._moved
             news = [] if self._outage is not None else [entry for entry in self._log if entry[0] > done]
             for revision, writes in news:
                 done = revision
                 events = ledger.apply(writes.items(), revision)
-                if any(map(self.keys.owns, writes)):
+                if ledger.stirred:
                     yield events
             if not news:
                 await moved.wait()
+
+    async def watch_reports(self) -> AsyncIterator[None]:
+        while self._outage is not None:
+            await self._moved.wait()
+        done, prefix = self.revision, self.keys.reports
+        yield
+        while True:
+            moved = self._moved
+            news = [] if self._outage is not None else [entry for entry in self._log if entry[0] > done]
+            done = max([done, *(revision for revision, _ in news)])
+            if any(key.startswith(prefix) for _, writes in news for key in writes):
+                yield
+            await moved.wait()
+
+    def presence(self) -> "FakePresence":
+        return FakePresence(self)
 
     @property
     def problems(self) -> Mapping[str, RecordError]:
@@ -170,3 +191,35 @@ class FakeStore:
     def _wake(self) -> None:
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
+
+
+class FakePresence:
+    """A Presence whose report vanishes at once when `run` ends, not some seconds later."""
+
+    def __init__(self, store: FakeStore) -> None:
+        self._store = store
+        self._news = asyncio.Event()
+        self.report: AgentReport | None = None
+
+    def tell(self, report: AgentReport) -> None:
+        self.report = report
+        self._news.set()
+
+    async def run(self) -> None:
+        await self._news.wait()
+        assert self.report is not None
+        store, key = self._store, self._store.keys.report(self.report.host_ip)
+        rivals = store.reporting.setdefault(key, [])
+        rivals.append(self)
+        try:
+            while True:
+                self._news.clear()
+                if rivals[-1] is self:
+                    store.report(self.report)
+                await self._news.wait()
+        finally:
+            rivals.remove(self)
+            if not rivals:
+                store.delete_raw(key)
+            elif rivals[-1].report is not None:
+                store.report(rivals[-1].report)

@@ -1,14 +1,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from k8s_ovs.config import EXAMPLE, NetworkConfig
 from k8s_ovs.errors import RecordError
-from k8s_ovs.model.events import Event, HostSubnetSet, NetNamespaceGone, NetNamespaceSet
-from k8s_ovs.model.types import NetNamespace, Vni
-from k8s_ovs.sources.etcd.ledger import Ledger
-from k8s_ovs.sources.records import Keys
+from k8s_ovs.model.events import Event, HostSubnetSet, TenantGone, TenantSet
+from k8s_ovs.model.types import Tenant, Vni
+from k8s_ovs.sources.etcd.ledger import Decoder, Ledger
+from k8s_ovs.sources.records import Keys, decode_tenant
 
 KEYS = Keys("/p", "net")
-RED, BLUE = KEYS.namespace("red"), KEYS.namespace("blue")
+RED, BLUE = KEYS.tenant("red"), KEYS.tenant("blue")
 
 names = st.sampled_from(["a", "b", "c"])
 values = st.sampled_from([b"malformed", 10, 11, None])
@@ -16,7 +17,7 @@ step = st.tuples(names, values)
 
 
 def body(name: str, value: bytes | int | None) -> bytes | None:
-    return b'{"NetName":"%s","NetID":%d}' % (name.encode(), value) if isinstance(value, int) else value
+    return b'{"Namespace":"%s","NetID":%d}' % (name.encode(), value) if isinstance(value, int) else value
 
 
 def fresh() -> tuple[Ledger, dict[str, RecordError]]:
@@ -27,10 +28,10 @@ def fresh() -> tuple[Ledger, dict[str, RecordError]]:
 def follow(known: dict[str, Vni | None], events: list[Event]) -> None:
     """What somebody who hears the events believes; none of them may say what is believed already."""
     for event in events:
-        if isinstance(event, NetNamespaceSet):
-            known[event.record.name] = event.record.net_id
+        if isinstance(event, TenantSet):
+            known[event.tenant.name] = event.tenant.vni
         else:
-            assert isinstance(event, NetNamespaceGone)
+            assert isinstance(event, TenantGone)
             assert event.name in known
             del known[event.name]
 
@@ -42,7 +43,7 @@ def test_gaps_make_no_difference_in_the_end(batches: list[list[tuple[str, object
     known: dict[str, Vni | None] = {}
     exists: dict[str, bytes] = {}
     for number, batch in enumerate(batches):
-        changes = [(KEYS.namespace(name), body(name, value)) for name, value in dict(batch).items()]
+        changes = [(KEYS.tenant(name), body(name, value)) for name, value in dict(batch).items()]
         for key, value in changes:
             exists.pop(key, None)
             exists.update({} if value is None else {key: value})
@@ -54,24 +55,24 @@ def test_gaps_make_no_difference_in_the_end(batches: list[list[tuple[str, object
         follow(known, told)
     good = {key: value for key, value in exists.items() if value != b"malformed"}
     assert set(problems) == exists.keys() - good.keys()
-    assert {key: KEYS.decode(key, value).net_id for key, value in good.items()} == {
-        KEYS.namespace(name): net_id for name, net_id in known.items() if KEYS.namespace(name) not in problems
+    assert {key: decode_tenant(key, value).vni for key, value in good.items()} == {
+        KEYS.tenant(name): net_id for name, net_id in known.items() if KEYS.tenant(name) not in problems
     }
-    assert all(KEYS.namespace(name) in exists for name in known)
+    assert all(KEYS.tenant(name) in exists for name in known)
 
 
 def test_gone_comes_before_set_so_that_what_is_free_can_be_given_again() -> None:
     ledger, _ = fresh()
-    ledger.replace({RED: b'{"NetName":"red","NetID":10}'})
-    assert ledger.replace({BLUE: b'{"NetName":"blue","NetID":10}'}) == [
-        NetNamespaceGone("red"),
-        NetNamespaceSet(NetNamespace("blue", Vni(10))),
+    ledger.replace({RED: b'{"Namespace":"red","NetID":10}'})
+    assert ledger.replace({BLUE: b'{"Namespace":"blue","NetID":10}'}) == [
+        TenantGone("red"),
+        TenantSet(Tenant("blue", Vni(10))),
     ]
 
 
 def test_a_record_that_was_malformed_for_a_while_is_not_told_again_by_a_listing() -> None:
     ledger, problems = fresh()
-    good = b'{"NetName":"red","NetID":10}'
+    good = b'{"Namespace":"red","NetID":10}'
     ledger.apply([(RED, good)])
     ledger.apply([(RED, b"[]")])
     assert list(problems) == [RED]
@@ -98,3 +99,26 @@ def test_other_keys_are_nothing_to_it() -> None:
     ledger, problems = fresh()
     assert ledger.apply([("/p/net/config", b"{"), ("/p/other/netnamespaces/red", None)]) == []
     assert problems == {}
+
+
+def test_net_namespaces_have_no_events_but_stir() -> None:
+    ledger, problems = fresh()
+    key, good = KEYS.namespace("red"), b'{"NetName":"red","NetID":10}'
+    assert (ledger.apply([(key, good)]), ledger.stirred) == ([], True)
+    assert (ledger.replace({key: good}), ledger.stirred) == ([], False)
+    assert (ledger.replace({key: b'{"NetName":"red"}'}), ledger.stirred) == ([], True)
+    assert (ledger.replace({key: b"["}), ledger.stirred, list(problems)) == ([], True, [key])
+    assert (ledger.replace({key: b"["}), ledger.stirred) == ([], False)
+    assert (ledger.replace({}), ledger.stirred, problems) == ([], True, {})
+
+
+def test_a_decoder_reads_a_value_once() -> None:
+    config, decoder = NetworkConfig.from_json(EXAMPLE), Decoder(KEYS)
+    entries = {RED: b'{"Namespace":"red","NetID":10}', BLUE: b"["}
+    first = decoder.snapshot(1, config, entries.items())
+    second = decoder.snapshot(2, config, entries.items())
+    assert second.tenants["red"] is first.tenants["red"]
+    assert second.problems[BLUE] is first.problems[BLUE]
+    third = decoder.snapshot(3, config, {RED: b'{"Namespace":"red","NetID":11}'}.items())
+    assert third.tenants == {"red": Tenant("red", Vni(11))}
+    assert decoder.snapshot(4, config, {}.items()).tenants == {}

@@ -32,6 +32,15 @@ def test_the_generated_code_is_current(tmp_path: Path) -> None:
             rpc_pb2.WatchCreateRequest(key=b"k", range_end=b"l", start_revision=9),
             b"\x0a\x01k\x12\x01l\x18\x09",
         ),
+        (rpc_pb2.PutRequest(key=b"k", value=b"v", lease=7), b"\x0a\x01k\x12\x01v\x18\x07"),
+        (
+            rpc_pb2.Compare(result=2, target=4, key=b"k", lease=7),
+            b"\x08\x02\x10\x04\x1a\x01k\x40\x07",
+        ),
+        (rpc_pb2.KeyValue(key=b"k", lease=7), b"\x0a\x01k\x30\x07"),
+        (rpc_pb2.LeaseGrantRequest(TTL=10, ID=7), b"\x08\x0a\x10\x07"),
+        (rpc_pb2.LeaseKeepAliveRequest(ID=7), b"\x08\x07"),
+        (rpc_pb2.LeaseKeepAliveResponse(ID=7, TTL=10), b"\x10\x07\x18\x0a"),
     ],
 )
 def test_field_numbers(message: rpc_pb2.RangeRequest, wire: bytes) -> None:

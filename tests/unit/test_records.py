@@ -6,21 +6,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k8s_ovs.errors import RecordError
-from k8s_ovs.model.types import MAX_VNI, MIN_TENANT_VNI, HostSubnet, NetNamespace, Vni
+from k8s_ovs.model.types import (
+    MAX_VNI,
+    MIN_TENANT_VNI,
+    AgentReport,
+    HostSubnet,
+    NetNamespace,
+    Tenant,
+    TenantChange,
+    TenantStep,
+    Vni,
+)
+from k8s_ovs.sources.jsonrecord import MAX_RECORD
 from k8s_ovs.sources.records import (
     DEFAULT_PREFIX,
-    MAX_RECORD,
+    ForbiddenNetId,
     Keys,
     config_key,
     config_keys,
     decode_namespace,
+    decode_report,
     decode_subnet,
+    decode_tenant,
+    encode_report,
+    error_of,
     range_end,
+    with_error,
 )
 
 KEYS = Keys(DEFAULT_PREFIX, "k8ssdn")
 SUBNET_KEY = "/k8s.ovs.com/ovs/network/k8ssdn/subnets/192.0.2.1"
 RED_KEY = "/k8s.ovs.com/ovs/network/k8ssdn/netnamespaces/red"
+TENANT_KEY = "/k8s.ovs.com/ovs/network/k8ssdn/tenants/red"
+REPORT_KEY = "/k8s.ovs.com/ovs/network/agents/k8ssdn/192.0.2.1"
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -60,11 +78,36 @@ net_namespaces = st.builds(
     | st.tuples(st.just("join"), labels),
     extras,
 )
+vnis = (st.just(0) | st.integers(MIN_TENANT_VNI, MAX_VNI)).map(Vni)
+tenants = st.builds(
+    Tenant,
+    labels,
+    vnis,
+    st.none()
+    | st.builds(
+        TenantChange,
+        st.from_regex(r"[0-9a-f]{1,16}", fullmatch=True),
+        st.sampled_from(TenantStep),
+        vnis,
+        vnis,
+        st.sampled_from(["join", "isolate", "global", ""]),
+        st.just("") | labels,
+    ),
+)
+reports = st.builds(
+    AgentReport,
+    hosts,
+    st.integers(0, 2**32 - 1).map(IPv4Address),
+    st.dictionaries(labels, st.text(max_size=30), max_size=3),
+)
 someones_json = st.fixed_dictionaries(
     {},
     optional={
         key: json_values | st.sampled_from(["192.0.2.1", "red", "172.11.0.0/22", "join", 10, True])
-        for key in ("Host", "HostIP", "Subnet", "Assign", "NetName", "NetID", "Action", "Namespace")
+        for key in (
+            *("Host", "HostIP", "Subnet", "Assign", "NetName", "NetID", "Action", "Namespace"),
+            *("Change", "Applied"),
+        )
     },
 ).map(lambda data: json.dumps(data).encode())
 
@@ -72,6 +115,8 @@ someones_json = st.fixed_dictionaries(
 def test_the_keys_are_the_seeds() -> None:
     assert KEYS.subnet(IPv4Address("192.0.2.1")) == SUBNET_KEY
     assert KEYS.namespace("red") == RED_KEY
+    assert KEYS.tenant("red") == TENANT_KEY
+    assert KEYS.report(IPv4Address("192.0.2.1")) == REPORT_KEY
     assert config_key(DEFAULT_PREFIX) == "/k8s.ovs.com/ovs/network/config"
     assert config_keys(DEFAULT_PREFIX, None) == ("/k8s.ovs.com/ovs/network/config",)
     assert config_keys("p", "blue") == ("/p/blue/config", "/p/config")
@@ -87,6 +132,8 @@ def test_slashes_around_the_prefix_do_not_matter(prefix: str, key: str) -> None:
 def test_only_keys_of_records_are_owned() -> None:
     assert KEYS.owns(SUBNET_KEY)
     assert KEYS.owns(RED_KEY)
+    assert KEYS.owns(TENANT_KEY)
+    assert not KEYS.owns(REPORT_KEY)
     assert not KEYS.owns(KEYS.root + "config")
     assert not KEYS.owns("/k8s.ovs.com/ovs/network/other/subnets/192.0.2.1")
 
@@ -107,9 +154,22 @@ def test_round_trip(record: HostSubnet | NetNamespace) -> None:
     assert KEYS.encode(again) == (key, value)
 
 
+@given(tenants)
+def test_round_trip_of_tenants(tenant: Tenant) -> None:
+    key, value = KEYS.encode(tenant)
+    assert KEYS.decode(key, value) == tenant
+
+
+@given(reports)
+def test_round_trip_of_reports(report: AgentReport) -> None:
+    key = KEYS.report(report.host_ip)
+    assert decode_report(key, encode_report(key, report)) == report
+
+
 @given(st.binary() | json_values.map(lambda data: json.dumps(data).encode()) | someones_json, st.text())
 def test_anything_is_a_record_or_a_record_error(value: bytes, suffix: str) -> None:
-    for key in (SUBNET_KEY, RED_KEY, KEYS.subnets + suffix, KEYS.namespaces + suffix):
+    keys = [SUBNET_KEY, RED_KEY, TENANT_KEY]
+    for key in (*keys, KEYS.subnets + suffix, KEYS.namespaces + suffix, KEYS.tenants + suffix):
         try:
             record = KEYS.decode(key, value)
         except RecordError as err:
@@ -119,6 +179,98 @@ def test_anything_is_a_record_or_a_record_error(value: bytes, suffix: str) -> No
             continue
         assert refusal.key == key
         assert refusal.remedy
+
+
+@given(st.binary() | json_values.map(lambda data: json.dumps(data).encode()) | someones_json)
+def test_anything_is_a_report_or_a_record_error(value: bytes) -> None:
+    try:
+        report = decode_report(REPORT_KEY, value)
+    except RecordError as err:
+        refusal = err
+    else:
+        assert decode_report(REPORT_KEY, encode_report(REPORT_KEY, report)) == report
+        return
+    assert (refusal.key, bool(refusal.remedy)) == (REPORT_KEY, True)
+
+
+def test_the_exact_json_of_what_is_ours_alone() -> None:
+    red = Tenant("red", Vni(10))
+    assert KEYS.encode(red) == (TENANT_KEY, b'{"Namespace":"red","NetID":10}')
+    change = TenantChange("1f3a", TenantStep.SEND, Vni(10), Vni(12), "join", "blue")
+    assert KEYS.encode(Tenant("red", Vni(10), change))[1] == (
+        b'{"Namespace":"red","NetID":10,'
+        b'"Change":{"ID":"1f3a","Step":"send","Old":10,"New":12,"Action":"join","Other":"blue"}}'
+    )
+    report = AgentReport("node1", IPv4Address("192.0.2.1"), {"red": change.token})
+    assert encode_report(REPORT_KEY, report) == (
+        b'{"Host":"node1","HostIP":"192.0.2.1","Applied":{"red":"1f3a/send"}}'
+    )
+
+
+TENANT = {"Namespace": "red", "NetID": 10}
+CHANGE = {"ID": "1f", "Step": "send", "Old": 10, "New": 0, "Action": "global", "Other": ""}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"Namespace": "blue"}, "Namespace is 'blue'"),
+        ({"NetID": None}, "NetID is missing"),
+        ({"NetID": 5}, "NetID 5 is reserved"),
+        ({"Change": []}, "Change is not a JSON object"),
+        ({"Change": CHANGE | {"ID": "XY"}}, "ID of the Change is 'XY'"),
+        ({"Change": CHANGE | {"Step": "done"}}, "Step of the Change is 'done'"),
+        ({"Change": CHANGE | {"Step": ["send"]}}, "Step of the Change is ['send']"),
+        ({"Change": CHANGE | {"Action": "merge"}}, "Action of the Change is 'merge'"),
+        ({"Change": CHANGE | {"Other": 1}}, "Other of the Change is 1"),
+        ({"Change": CHANGE | {"New": None}}, "Old or New of the Change is missing"),
+        ({"Change": CHANGE | {"Old": 3}}, "NetID 3 is reserved"),
+    ],
+)
+def test_a_wrong_tenant_says_what_is_wrong(change: dict[str, object], reason: str) -> None:
+    with pytest.raises(RecordError) as info:
+        decode_tenant(TENANT_KEY, json.dumps(TENANT | change).encode())
+    assert info.value.key == TENANT_KEY
+    assert reason in info.value.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"HostIP": "192.0.2.2"}, "HostIP is '192.0.2.2'"),
+        ({"Host": ""}, "Host is ''"),
+        ({"Applied": None}, "Applied is None"),
+        ({"Applied": {"red": 1}}, "Applied says 1 of 'red'"),
+        ({"Applied": {"Red": "x"}}, "Applied says 'x' of 'Red'"),
+    ],
+)
+def test_a_wrong_report_says_what_is_wrong(change: dict[str, object], reason: str) -> None:
+    good = {"Host": "node1", "HostIP": "192.0.2.1", "Applied": {}}
+    with pytest.raises(RecordError) as info:
+        decode_report(REPORT_KEY, json.dumps(good | change).encode())
+    assert reason in info.value.reason
+
+
+def test_a_report_under_no_address() -> None:
+    with pytest.raises(RecordError, match="not in an IPv4 address"):
+        decode_report(KEYS.reports + "node1", b"{}")
+
+
+@pytest.mark.parametrize("number", [5, -1, 1 << 24])
+def test_of_a_forbidden_net_id_all_else_can_be_read(number: int) -> None:
+    body = {"NetName": "red", "NetID": number, "Action": "join", "Namespace": "blue", "x": 1}
+    with pytest.raises(ForbiddenNetId) as info:
+        decode_namespace(RED_KEY, json.dumps(body).encode())
+    assert info.value.record == NetNamespace("red", None, "join", "blue")
+    assert info.value.record.extra == {"x": 1}
+
+
+def test_the_reason_of_a_refusal_stands_in_the_record_until_it_is_taken_out() -> None:
+    asked = NetNamespace("red", Vni(10), extra={"x": 1})
+    refused = with_error(asked, "no Namespace blue")
+    assert KEYS.decode(*KEYS.encode(refused)).extra == {"x": 1, "Error": "no Namespace blue"}
+    assert (error_of(refused), error_of(asked)) == ("no Namespace blue", "")
+    assert with_error(refused, "").extra == {"x": 1}
 
 
 def test_the_exact_json() -> None:

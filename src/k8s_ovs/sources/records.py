@@ -6,23 +6,37 @@ talks to a server or decides what a record should say. The layout and the JSON a
 
     PREFIX/config, PREFIX/NETWORK/config        network config
     PREFIX/NAME/subnets/HOSTIP                  {"Host","HostIP","Subnet","Assign"}
-    PREFIX/NAME/netnamespaces/NAMESPACE         {"NetName","NetID","Action","Namespace"}
+    PREFIX/NAME/netnamespaces/NAMESPACE         {"NetName","NetID","Action","Namespace"}, and "Error" of a refused request
+
+Ours alone, below the same PREFIX:
+
+    PREFIX/NAME/tenants/NAMESPACE               {"Namespace","NetID"}, and "Change" while one is under way:
+                                                {"ID","Step","Old","New","Action","Other"}
+    PREFIX/agents/NAME/HOSTIP                   {"Host","HostIP","Applied"}
 
 What is decoded without an error can be encoded again and says the same; keys of the JSON that are not ours
 are kept.
 """
 
-import json
-import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
-from typing import NoReturn
 
 from k8s_ovs.config import MIN_HOST_BITS, MIN_PREFIX
 from k8s_ovs.errors import RecordError
-from k8s_ovs.model.types import GLOBAL_VNI, MAX_VNI, MIN_TENANT_VNI, HostSubnet, NetNamespace, Vni
+from k8s_ovs.model.types import (
+    GLOBAL_VNI,
+    MAX_VNI,
+    MIN_TENANT_VNI,
+    AgentReport,
+    HostSubnet,
+    NetNamespace,
+    Tenant,
+    TenantChange,
+    TenantStep,
+    Vni,
+)
+from k8s_ovs.sources.jsonrecord import dump, is_word, parse_object, unknown_keys, wrong
 
 DEFAULT_PREFIX = "/k8s.ovs.com/ovs/network"
 """PREFIX of the seed."""
@@ -30,18 +44,38 @@ DEFAULT_PREFIX = "/k8s.ovs.com/ovs/network"
 ACTIONS = ("", "join", "isolate", "global")
 """What a net namespace may ask for; empty asks for nothing."""
 
-MAX_RECORD = 64 * 1024
-"""Octets. Ours are about 150; anything larger is somebody else's and is not worth parsing."""
+MAX_REPORT = 1024 * 1024
+"""Octets of an agent's report: about 60 for each tenant that changes."""
+
+ERROR_KEY = "Error"
+"""Where a net namespace says why its last request was refused: a key of `NetNamespace.extra`."""
 
 SUBNET_EXAMPLE = '{"Host":"node1","HostIP":"192.0.2.1","Subnet":"172.11.4.0/22","Assign":false}'
 NAMESPACE_EXAMPLE = '{"NetName":"red","NetID":10,"Action":"","Namespace":""}'
+TENANT_EXAMPLE = '{"Namespace":"red","NetID":10}'
+REPORT_EXAMPLE = '{"Host":"node1","HostIP":"192.0.2.1","Applied":{}}'
 
 _SUBNET_KEYS = frozenset({"Host", "HostIP", "Subnet", "Assign"})
 _NAMESPACE_KEYS = frozenset({"NetName", "NetID", "Action", "Namespace"})
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 """A Namespace's name: RFC 1123 label, as Kubernetes has it."""
 
-Record = HostSubnet | NetNamespace
+_CHANGE_ID = re.compile(r"[0-9a-f]{1,16}")
+_TENANT_REMEDY = "the controller writes it: delete it, and the net namespace's NetID counts again"
+_REPORT_REMEDY = "delete it: the host's agent writes it anew"
+
+Record = HostSubnet | NetNamespace | Tenant
+
+
+class ForbiddenNetId(RecordError):
+    """A net namespace whose NetID nobody may have; all else in it can be read.
+
+    `record` is the net namespace without it, for an answer.
+    """
+
+    def __init__(self, key: str, reason: str, *, remedy: str, record: NetNamespace) -> None:
+        super().__init__(key, reason, remedy=remedy)
+        self.record = record
 
 
 def config_key(prefix: str) -> str:
@@ -85,6 +119,16 @@ class Keys:
         """What all keys of net namespaces start with."""
         return self.root + "netnamespaces/"
 
+    @property
+    def tenants(self) -> str:
+        """What all keys of tenants start with."""
+        return self.root + "tenants/"
+
+    @property
+    def reports(self) -> str:
+        """What all keys of agents' reports start with: outside `root`, so that nodes do not hear each other."""
+        return f"{clean_prefix(self.prefix)}/agents/{self.name}/"
+
     def subnet(self, host_ip: IPv4Address) -> str:
         """The key of a host's subnet."""
         return self.subnets + str(host_ip)
@@ -93,18 +137,30 @@ class Keys:
         """The key of a Namespace's record."""
         return self.namespaces + name
 
+    def tenant(self, name: str) -> str:
+        """The key of a Namespace's tenant."""
+        return self.tenants + name
+
+    def report(self, host_ip: IPv4Address) -> str:
+        """The key of the report of a host's agent."""
+        return self.reports + str(host_ip)
+
     def of(self, record: Record) -> str:
         """The key of `record`."""
-        return self.subnet(record.host_ip) if isinstance(record, HostSubnet) else self.namespace(record.name)
+        if isinstance(record, HostSubnet):
+            return self.subnet(record.host_ip)
+        return self.tenant(record.name) if isinstance(record, Tenant) else self.namespace(record.name)
 
     def owns(self, key: str) -> bool:
         """Whether `key` is for a record: other keys below the root (the config) are not ours to judge."""
-        return key.startswith((self.subnets, self.namespaces))
+        return key.startswith((self.subnets, self.namespaces, self.tenants))
 
     def decode(self, key: str, value: bytes) -> Record:
         """The record under `key`, which `owns` says is one. Raises RecordError."""
         if key.startswith(self.subnets):
             return decode_subnet(key, value, in_key=key.removeprefix(self.subnets))
+        if key.startswith(self.tenants):
+            return decode_tenant(key, value, in_key=key.removeprefix(self.tenants))
         return decode_namespace(key, value, in_key=key.removeprefix(self.namespaces))
 
     def encode(self, record: Record) -> tuple[str, bytes]:
@@ -112,6 +168,8 @@ class Keys:
         key = self.of(record)
         if isinstance(record, HostSubnet):
             return key, encode_subnet(key, record)
+        if isinstance(record, Tenant):
+            return key, encode_tenant(key, record)
         return key, encode_namespace(key, record)
 
 
@@ -134,21 +192,23 @@ def decode_subnet(key: str, value: bytes, *, in_key: str | None = None) -> HostS
             f"the key ends in {in_key!r}, not in an IPv4 address",
             remedy="delete it, and write it under the host's IP",
         ) from err
-    data = _object(key, value, SUBNET_EXAMPLE)
+    data = parse_object(key, value, SUBNET_EXAMPLE)
     if data.get("HostIP") != str(host_ip):
-        _wrong(key, f"HostIP is {data.get('HostIP')!r}", f'write "HostIP":"{host_ip}" as in the key')
+        wrong(key, f"HostIP is {data.get('HostIP')!r}", f'write "HostIP":"{host_ip}" as in the key')
     host = data.get("Host")
-    if not isinstance(host, str) or not _is_word(host):
-        _wrong(key, f"Host is {host!r}", 'give the host\'s name like "Host":"node1"')
+    if not isinstance(host, str) or not is_word(host):
+        wrong(key, f"Host is {host!r}", 'give the host\'s name like "Host":"node1"')
     assign = data.get("Assign", False)
     if not isinstance(assign, bool):
-        _wrong(key, f"Assign is {assign!r}", "write true (an external host) or false")
-    return HostSubnet(host, host_ip, _subnet(key, data.get("Subnet")), assign, _extra(data, _SUBNET_KEYS))
+        wrong(key, f"Assign is {assign!r}", "write true (an external host) or false")
+    return HostSubnet(
+        host, host_ip, _subnet(key, data.get("Subnet")), assign, unknown_keys(data, _SUBNET_KEYS)
+    )
 
 
 def encode_subnet(key: str, record: HostSubnet) -> bytes:
     """The JSON of a host subnet. Raises RecordError if it is one that `decode_subnet` would refuse."""
-    value = _dump(
+    value = dump(
         {
             "Host": record.host,
             "HostIP": str(record.host_ip),
@@ -162,26 +222,33 @@ def encode_subnet(key: str, record: HostSubnet) -> bytes:
 
 
 def decode_namespace(key: str, value: bytes, *, in_key: str | None = None) -> NetNamespace:
-    """The net namespace under `key` (…/netnamespaces/NAMESPACE). Raises RecordError likewise."""
+    """The net namespace under `key` (…/netnamespaces/NAMESPACE). Raises RecordError likewise.
+
+    ForbiddenNetId if nothing but the NetID, a number, is wrong with it.
+    """
     name = key.rpartition("/")[2] if in_key is None else in_key
     if not _LABEL.fullmatch(name):
-        _wrong(key, f"{name!r} cannot be a Namespace", "delete it, and write it under the Namespace's name")
-    data = _object(key, value, NAMESPACE_EXAMPLE)
+        wrong(key, f"{name!r} cannot be a Namespace", "delete it, and write it under the Namespace's name")
+    data = parse_object(key, value, NAMESPACE_EXAMPLE)
     if data.get("NetName") != name:
-        _wrong(key, f"NetName is {data.get('NetName')!r}", f'write "NetName":"{name}" as in the key')
+        wrong(key, f"NetName is {data.get('NetName')!r}", f'write "NetName":"{name}" as in the key')
     action = data.get("Action", "")
     if action not in ACTIONS:
-        _wrong(key, f"Action is {action!r}", "use join, isolate or global, or leave it empty")
+        wrong(key, f"Action is {action!r}", "use join, isolate or global, or leave it empty")
     other = data.get("Namespace", "")
     if not isinstance(other, str) or (other and not _LABEL.fullmatch(other)):
-        _wrong(key, f"Namespace is {other!r}", "give the name of the Namespace to join, or leave it empty")
+        wrong(key, f"Namespace is {other!r}", "give the name of the Namespace to join, or leave it empty")
     if action == "join" and not other:
-        _wrong(
-            key, "Action is 'join' but Namespace is empty", 'name the one to join, like "Namespace":"blue"'
-        )
-    return NetNamespace(
-        name, _net_id(key, data.get("NetID")), str(action), other, _extra(data, _NAMESPACE_KEYS)
-    )
+        wrong(key, "Action is 'join' but Namespace is empty", 'name the one to join, like "Namespace":"blue"')
+    record = NetNamespace(name, None, str(action), other, unknown_keys(data, _NAMESPACE_KEYS))
+    number = data.get("NetID")
+    try:
+        net_id = _net_id(key, number)
+    except RecordError as err:
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise
+        raise ForbiddenNetId(key, err.reason, remedy=err.remedy, record=record) from err
+    return replace(record, net_id=net_id)
 
 
 def encode_namespace(key: str, record: NetNamespace) -> bytes:
@@ -189,52 +256,100 @@ def encode_namespace(key: str, record: NetNamespace) -> bytes:
     body: dict[str, object] = {"NetName": record.name}
     if record.net_id is not None:
         body["NetID"] = record.net_id
-    value = _dump(body | {"Action": record.action, "Namespace": record.other}, record.extra)
+    value = dump(body | {"Action": record.action, "Namespace": record.other}, record.extra)
     decode_namespace(key, value)
     return value
 
 
-def _wrong(key: str, reason: str, remedy: str) -> NoReturn:
-    raise RecordError(key, reason, remedy=remedy)
+def error_of(record: NetNamespace) -> str:
+    """Why the last request in `record` was refused; empty if it was not."""
+    return str(record.extra.get(ERROR_KEY, ""))
 
 
-def _object(key: str, value: bytes, example: str) -> dict[str, object]:
-    if len(value) > MAX_RECORD:
-        _wrong(key, f"{len(value)} octets long", f"write an object like {example}")
+def with_error(record: NetNamespace, error: str) -> NetNamespace:
+    """`record` with this reason of a refusal, or with none if `error` is empty."""
+    extra = {key: value for key, value in record.extra.items() if key != ERROR_KEY}
+    return replace(record, extra=extra | ({ERROR_KEY: error} if error else {}))
+
+
+def decode_tenant(key: str, value: bytes, *, in_key: str | None = None) -> Tenant:
+    """The tenant under `key` (…/tenants/NAMESPACE). Raises RecordError likewise."""
+    name = key.rpartition("/")[2] if in_key is None else in_key
+    if not _LABEL.fullmatch(name):
+        wrong(key, f"{name!r} cannot be a Namespace", "delete it: no Namespace can have it")
+    data = parse_object(key, value, TENANT_EXAMPLE)
+    if data.get("Namespace") != name:
+        wrong(key, f"Namespace is {data.get('Namespace')!r}", _TENANT_REMEDY)
+    vni = _net_id(key, data.get("NetID"))
+    if vni is None:
+        wrong(key, "NetID is missing", _TENANT_REMEDY)
+    body = data.get("Change")
+    return Tenant(name, vni, None if body is None else _change(key, body))
+
+
+def encode_tenant(key: str, tenant: Tenant) -> bytes:
+    """The JSON of a tenant. Raises RecordError likewise."""
+    body: dict[str, object] = {"Namespace": tenant.name, "NetID": tenant.vni}
+    if tenant.change is not None:
+        body["Change"] = {
+            "ID": tenant.change.id,
+            "Step": tenant.change.step.value,
+            "Old": tenant.change.old,
+            "New": tenant.change.new,
+            "Action": tenant.change.action,
+            "Other": tenant.change.other,
+        }
+    value = dump(body, {})
+    decode_tenant(key, value)
+    return value
+
+
+def _change(key: str, body: object) -> TenantChange:
+    if not isinstance(body, dict):
+        wrong(key, "Change is not a JSON object", _TENANT_REMEDY)
+    number, step, action, other = (body.get(name) for name in ("ID", "Step", "Action", "Other"))
+    if not isinstance(number, str) or not _CHANGE_ID.fullmatch(number):
+        wrong(key, f"ID of the Change is {number!r}", _TENANT_REMEDY)
+    if step not in list(TenantStep):
+        wrong(key, f"Step of the Change is {step!r}", _TENANT_REMEDY)
+    if action not in ACTIONS:
+        wrong(key, f"Action of the Change is {action!r}", _TENANT_REMEDY)
+    if not isinstance(other, str) or (other and not _LABEL.fullmatch(other)):
+        wrong(key, f"Other of the Change is {other!r}", _TENANT_REMEDY)
+    old, new = _net_id(key, body.get("Old")), _net_id(key, body.get("New"))
+    if old is None or new is None:
+        wrong(key, "Old or New of the Change is missing", _TENANT_REMEDY)
+    return TenantChange(number, TenantStep(step), old, new, str(action), other)
+
+
+def decode_report(key: str, value: bytes, *, in_key: str | None = None) -> AgentReport:
+    """The agent's report under `key` (…/agents/NAME/HOSTIP). Raises RecordError likewise."""
+    in_key = key.rpartition("/")[2] if in_key is None else in_key
     try:
-        data = json.loads(value.decode(), parse_constant=_not_json, parse_float=_finite)
-    except (ValueError, RecursionError) as err:
-        raise RecordError(key, f"not JSON ({err})", remedy=f"write an object like {example}") from err
-    if not isinstance(data, dict):
-        _wrong(key, "not a JSON object", f"write an object like {example}")
-    return data
+        host_ip = IPv4Address(in_key)
+    except ValueError as err:
+        reason = f"the key ends in {in_key!r}, not in an IPv4 address"
+        raise RecordError(key, reason, remedy="delete it: no agent writes there") from err
+    data = parse_object(key, value, REPORT_EXAMPLE, MAX_REPORT)
+    host, applied = data.get("Host"), data.get("Applied")
+    if data.get("HostIP") != str(host_ip):
+        wrong(key, f"HostIP is {data.get('HostIP')!r}", _REPORT_REMEDY)
+    if not isinstance(host, str) or not is_word(host):
+        wrong(key, f"Host is {host!r}", _REPORT_REMEDY)
+    if not isinstance(applied, dict):
+        wrong(key, f"Applied is {applied!r}", _REPORT_REMEDY)
+    for name, token in applied.items():
+        if not isinstance(token, str) or not _LABEL.fullmatch(name):
+            wrong(key, f"Applied says {token!r} of {name!r}", _REPORT_REMEDY)
+    return AgentReport(host, host_ip, applied)
 
 
-def _not_json(word: str) -> NoReturn:
-    # json reads NaN and Infinity, which no other program would understand when we write them back
-    raise ValueError(f"{word} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{text} is too large")
-    return number
-
-
-def _dump(body: Mapping[str, object], extra: Mapping[str, object]) -> bytes:
-    """Our keys first, then those of others, which never replace ours."""
-    return json.dumps(
-        {**body, **{k: v for k, v in extra.items() if k not in body}}, separators=(",", ":")
-    ).encode()
-
-
-def _extra(data: Mapping[str, object], ours: frozenset[str]) -> dict[str, object]:
-    return {key: value for key, value in data.items() if key not in ours}
-
-
-def _is_word(text: str) -> bool:
-    return 0 < len(text) <= 253 and text.isprintable() and " " not in text and "/" not in text
+def encode_report(key: str, report: AgentReport) -> bytes:
+    """The JSON of an agent's report. Raises RecordError likewise."""
+    body = {"Host": report.host, "HostIP": str(report.host_ip), "Applied": dict(report.applied)}
+    value = dump(body, {})
+    decode_report(key, value)
+    return value
 
 
 def _subnet(key: str, value: object) -> IPv4Network | None:
@@ -249,7 +364,7 @@ def _subnet(key: str, value: object) -> IPv4Network | None:
             key, f"Subnet is {value!r} ({err})", remedy="give a CIDR like 172.11.4.0/22, or empty"
         ) from err
     if str(subnet) != value or not MIN_PREFIX <= subnet.prefixlen <= 32 - MIN_HOST_BITS:
-        _wrong(
+        wrong(
             key, f"Subnet is {value!r}", f"give a CIDR from /{MIN_PREFIX} to /{32 - MIN_HOST_BITS}, or empty"
         )
     return subnet
@@ -259,13 +374,13 @@ def _net_id(key: str, value: object) -> Vni | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool):
-        _wrong(
+        wrong(
             key, f"NetID is {value!r}", f"give a number from {MIN_TENANT_VNI} to {MAX_VNI}, or 0 for global"
         )
     if GLOBAL_VNI < value < MIN_TENANT_VNI:
-        _wrong(key, f"NetID {value} is reserved", f"use {MIN_TENANT_VNI} to {MAX_VNI}, or 0 for global")
+        wrong(key, f"NetID {value} is reserved", f"use {MIN_TENANT_VNI} to {MAX_VNI}, or 0 for global")
     if not GLOBAL_VNI <= value <= MAX_VNI:
-        _wrong(
+        wrong(
             key,
             f"NetID {value} does not fit in 24 bits",
             f"use {MIN_TENANT_VNI} to {MAX_VNI}, or 0 for global",

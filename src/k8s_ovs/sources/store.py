@@ -19,7 +19,8 @@ from k8s_ovs.model.types import AgentReport, HostSubnet, NetNamespace, Tenant
 class Snapshot:
     """All records at one revision. `problems` names the malformed ones (by key), which are in no mapping.
 
-    `reports` are those of the agents that live, or did a few seconds ago.
+    `reports` are those of the agents that live, or did a few seconds ago. `config` is the network config at this
+    revision; a store's own snapshots always have it.
     """
 
     revision: int
@@ -28,6 +29,7 @@ class Snapshot:
     problems: Mapping[str, RecordError] = field(default_factory=dict)
     tenants: Mapping[str, Tenant] = field(default_factory=dict)
     reports: Mapping[IPv4Address, AgentReport] = field(default_factory=dict)
+    config: NetworkConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,14 @@ class Presence(Protocol):
     """One agent's sign of life and its report, kept in the store for as long as `run` runs, and a few seconds longer."""
 
     async def run(self) -> None:
-        """Keep the report that was told last in the store, through every outage. Until cancelled."""
+        """Keep the report that was told last in the store, through every outage. Until cancelled.
+
+        Nothing is kept before something is told. Of two instances for one host, the one that began later is
+        heard; the other waits until it is gone.
+        """
 
     def tell(self, report: AgentReport) -> None:
-        """This is the report from now on. Returns at once."""
+        """Replace the report from now on. Returns at once."""
 
 
 class Store(Protocol):
@@ -66,7 +72,7 @@ class Store(Protocol):
         """Write the config if there is none. False if one exists already (it is left as it is)."""
 
     async def snapshot(self) -> Snapshot:
-        """Every record of the network now, at one revision."""
+        """Every record of the network now, at one revision. Raises ConfigError without a valid network config."""
 
     async def commit(self, change: Change) -> bool:
         """Apply `change`, or return False if a record of a kind it writes was created or modified since `based_on`."""
@@ -76,18 +82,21 @@ class Store(Protocol):
 
         It tells of host subnets and tenants; of net namespaces, which are requests and answers, only that something
         changed, with an empty batch. First everything that exists, in batches whose last one ends with
-        Synced(HOST_SUBNETS) and Synced(TENANTS); then what changes, one batch a revision. Outages, compaction and restarts of the server
-        are survived inside: nothing is lost, nothing is told twice, and after a re-read only the differences are told
-        (with Gone for what vanished meanwhile). Malformed records are skipped and listed in `problems`; a record that
-        becomes malformed is told as neither Set nor Gone: what was known stays. A batch of nothing else is empty, so
-        that whoever reports `problems` learns of it.
+        Synced(HOST_SUBNETS) and Synced(TENANTS); then what changes, one batch a revision. Outages, compaction and
+        restarts of the server are survived inside: nothing is lost, nothing is told twice, and after a re-read only
+        the differences are told (with Gone for what vanished meanwhile). Malformed records are skipped and listed in
+        `problems`; a record that becomes malformed is told as neither Set nor Gone: what was known stays. A batch of
+        nothing else is empty, so that whoever reports `problems` learns of it.
         """
 
     def watch_reports(self) -> AsyncIterator[None]:
-        """Yield, without end, whenever some agent's report has changed, come or gone, and once at the beginning."""
+        """Yield, without end, whenever some agent's report has changed, come or gone, and once at the beginning.
+
+        Survives outages like `watch`; raises ConfigError and EtcdDenied at its start like `watch`.
+        """
 
     def presence(self) -> Presence:
-        """The place of this process's agent."""
+        """A place for this process's agent. May be asked for before there is a network config."""
 
     @property
     def problems(self) -> Mapping[str, RecordError]:

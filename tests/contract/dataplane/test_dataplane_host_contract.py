@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from fakes.dataplane import FakeFirewall, FakeHostNetwork
-from fakes.dataplane_examples import NETWORK, gateway_spec
+from fakes.dataplane_examples import FIREWALL, gateway_spec
 from fakes.private_ovs import netns_path, run
 from k8s_ovs.dataplane.bridge import Firewall, HostNetwork
 from k8s_ovs.dataplane.firewall import IptablesFirewall
@@ -65,10 +65,14 @@ async def test_the_mtu_of_the_underlay(network: HostNetwork) -> None:
 
 async def test_the_rules_are_made_once(firewall: Firewall) -> None:
     await firewall.remove()
-    assert await firewall.ensure(NETWORK, "tun0")
-    assert not await firewall.ensure(NETWORK, "tun0")
-    assert await firewall.ensure(IPv4Network("10.0.0.0/8"), "tun0")
-    assert not await firewall.ensure(IPv4Network("10.0.0.0/8"), "tun0")
+    assert await firewall.ensure(FIREWALL)
+    assert not await firewall.ensure(FIREWALL)
+    for other in (
+        replace(FIREWALL, network=IPv4Network("10.0.0.0/8")),
+        replace(FIREWALL, service_network=IPv4Network("10.200.0.0/16")),
+    ):
+        assert await firewall.ensure(other)
+        assert not await firewall.ensure(other)
     await firewall.remove()
     await firewall.remove()
-    assert await firewall.ensure(NETWORK, "tun0")
+    assert await firewall.ensure(FIREWALL)

@@ -27,7 +27,7 @@ async def empty(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         return
     server: PrivateEtcd = request.getfixturevalue("contract_etcd")
     settings = EtcdSettings((server.endpoint,), prefix)
-    async with EtcdStore(settings, network="blue-net") as store:
+    async with EtcdStore(settings, network="blue-net", presence_ttl=2) as store:
         yield World(store, prefix, server.put, server.delete)
 
 

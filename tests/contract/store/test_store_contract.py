@@ -1,5 +1,6 @@
 """What every Store promises, on the fake and on a real etcd."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -10,12 +11,12 @@ from k8s_ovs.errors import ConfigError, RecordError
 from k8s_ovs.model.events import (
     HostSubnetGone,
     HostSubnetSet,
-    NetNamespaceGone,
-    NetNamespaceSet,
     Source,
     Synced,
+    TenantGone,
+    TenantSet,
 )
-from k8s_ovs.model.types import HostSubnet, NetNamespace, Vni
+from k8s_ovs.model.types import HostSubnet, NetNamespace, Tenant, TenantChange, TenantStep, Vni
 from k8s_ovs.sources.store import Change
 
 IP1, IP2 = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
@@ -23,20 +24,14 @@ NODE1 = HostSubnet("node1", IP1, IPv4Network("172.11.0.0/22"))
 NODE2 = HostSubnet("node2", IP2, None, assign=True)
 RED = NetNamespace("red", Vni(10))
 BLUE = NetNamespace("blue", None, "join", "red")
+RED_TENANT = Tenant("red", Vni(10))
+BLUE_TENANT = Tenant("blue", Vni(11), TenantChange("1f", TenantStep.ACCEPT, Vni(11), Vni(10), "join", "red"))
 
 
 async def commit(world: World, change: Change) -> bool:
     """`change` on top of what is there now."""
     now = await world.store.snapshot()
-    return await world.store.commit(
-        Change(
-            now.revision,
-            change.put_subnets,
-            change.delete_subnets,
-            change.put_namespaces,
-            change.delete_namespaces,
-        )
-    )
+    return await world.store.commit(replace(change, based_on=now.revision))
 
 
 async def test_without_a_config_there_is_none_and_it_can_be_created_once(empty: World) -> None:
@@ -148,20 +143,33 @@ async def test_other_keys_of_the_network_are_left_alone(world: World) -> None:
 
 
 async def test_a_watch_tells_what_exists_then_what_changes_a_batch_a_revision(world: World) -> None:
-    assert await commit(world, Change(0, put_subnets=[NODE1], put_namespaces=[RED]))
+    assert await commit(world, Change(0, put_subnets=[NODE1], put_tenants=[RED_TENANT]))
     async with watching(world.store) as seen:
         await seen.until_synced()
-        assert seen.batches[0][-2:] == [Synced(Source.HOST_SUBNETS), Synced(Source.NET_NAMESPACES)]
-        assert set(seen.events) == {HostSubnetSet(NODE1), NetNamespaceSet(RED)}
+        assert seen.batches[0][-2:] == [Synced(Source.HOST_SUBNETS), Synced(Source.TENANTS)]
+        assert set(seen.events) == {HostSubnetSet(NODE1), TenantSet(RED_TENANT)}
         assert await commit(
-            world, Change(0, put_subnets=[NODE2], delete_subnets=[IP1], delete_namespaces=["red"])
+            world, Change(0, put_subnets=[NODE2], delete_subnets=[IP1], delete_tenants=["red"])
         )
-        assert await commit(world, Change(0, put_namespaces=[BLUE]))
+        assert await commit(world, Change(0, put_tenants=[BLUE_TENANT], put_namespaces=[BLUE]))
         await seen.count(6)
         assert [set(batch) for batch in seen.batches[1:]] == [
-            {HostSubnetSet(NODE2), HostSubnetGone(IP1), NetNamespaceGone("red")},
-            {NetNamespaceSet(BLUE)},
+            {HostSubnetSet(NODE2), HostSubnetGone(IP1), TenantGone("red")},
+            {TenantSet(BLUE_TENANT)},
         ]
+
+
+async def test_of_net_namespaces_a_watch_tells_only_that_something_changed(world: World) -> None:
+    assert await commit(world, Change(0, put_namespaces=[RED]))
+    async with watching(world.store) as seen:
+        await seen.until_synced()
+        assert seen.events == []
+        for number, change in enumerate(
+            (Change(0, put_namespaces=[BLUE]), Change(0, delete_namespaces=["red"]))
+        ):
+            assert await commit(world, change)
+            await seen.until(lambda number=number: len(seen.batches) == number + 2, "a batch")
+        assert seen.batches[1:] == [[], []]
 
 
 async def test_a_watch_tells_which_host_subnet_was_written_later(world: World) -> None:
@@ -182,21 +190,21 @@ async def test_a_watch_tells_which_host_subnet_was_written_later(world: World) -
 async def test_an_empty_network_is_synced_at_once(world: World) -> None:
     async with watching(world.store) as seen:
         await seen.until_synced()
-        assert seen.batches == [[Synced(Source.HOST_SUBNETS), Synced(Source.NET_NAMESPACES)]]
+        assert seen.batches == [[Synced(Source.HOST_SUBNETS), Synced(Source.TENANTS)]]
 
 
 async def test_a_record_that_becomes_malformed_keeps_what_was_known(world: World) -> None:
-    key = world.keys.namespace("red")
-    world.put(key, '{"NetName":"red","NetID":10}')
+    key = world.keys.tenant("red")
+    world.put(key, '{"Namespace":"red","NetID":10}')
     async with watching(world.store) as seen:
         await seen.until_synced()
-        world.put(key, '{"NetName":"red","NetID":"ten"}')
-        world.put(world.keys.namespace("blue"), '{"NetName":"blue","Action":"join","Namespace":"red"}')
-        assert await seen.count(2) == [NetNamespaceSet(RED), NetNamespaceSet(BLUE)]
+        world.put(key, '{"Namespace":"red","NetID":"ten"}')
+        world.put(world.keys.tenant("blue"), '{"Namespace":"blue","NetID":12}')
+        assert await seen.count(2) == [TenantSet(RED_TENANT), TenantSet(Tenant("blue", Vni(12)))]
         assert list(world.store.problems) == [key]
         assert "NetID is 'ten'" in str(world.store.problems[key])
-        world.put(key, '{"NetName":"red","NetID":12}')
-        assert (await seen.count(3))[2] == NetNamespaceSet(NetNamespace("red", Vni(12)))
+        world.put(key, '{"Namespace":"red","NetID":13}')
+        assert (await seen.count(3))[2] == TenantSet(Tenant("red", Vni(13)))
         assert world.store.problems == {}
 
 
@@ -217,8 +225,8 @@ async def test_a_malformed_record_alone_wakes_every_watch(world: World) -> None:
 
 
 async def test_a_malformed_record_that_goes_away_is_no_problem_any_more(world: World) -> None:
-    key, never = world.keys.namespace("red"), world.keys.namespace("never")
-    world.put(key, '{"NetName":"red","NetID":10}')
+    key, never = world.keys.tenant("red"), world.keys.namespace("never")
+    world.put(key, '{"Namespace":"red","NetID":10}')
     world.put(never, "[]")
     async with watching(world.store) as seen:
         await seen.until_synced()
@@ -226,7 +234,7 @@ async def test_a_malformed_record_that_goes_away_is_no_problem_any_more(world: W
         world.put(key, "[]")
         world.delete(never)
         world.delete(key)
-        assert await seen.count(2) == [NetNamespaceSet(RED), NetNamespaceGone("red")]
+        assert await seen.count(2) == [TenantSet(RED_TENANT), TenantGone("red")]
         assert world.store.problems == {}
 
 
@@ -234,5 +242,46 @@ async def test_two_watches_of_one_store_both_hear_everything(world: World) -> No
     async with watching(world.store) as one, watching(world.store) as two:
         await one.until_synced()
         await two.until_synced()
-        assert await commit(world, Change(0, put_namespaces=[RED]))
-        assert await one.count(1) == await two.count(1) == [NetNamespaceSet(RED)]
+        assert await commit(world, Change(0, put_tenants=[RED_TENANT]))
+        assert await one.count(1) == await two.count(1) == [TenantSet(RED_TENANT)]
+
+
+async def test_tenants_are_in_the_snapshot_beside_their_net_namespaces(world: World) -> None:
+    assert await commit(world, Change(0, put_namespaces=[RED, BLUE], put_tenants=[RED_TENANT, BLUE_TENANT]))
+    now = await world.store.snapshot()
+    assert now.net_namespaces == {"red": RED, "blue": BLUE}
+    assert now.tenants == {"red": RED_TENANT, "blue": BLUE_TENANT}
+    assert now.config == CONFIG
+    assert await commit(world, Change(0, delete_tenants=["blue"]))
+    assert (await world.store.snapshot()).tenants == {"red": RED_TENANT}
+
+
+@pytest.mark.parametrize("first", ["namespaces", "tenants"])
+async def test_a_write_to_either_of_net_namespaces_and_tenants_refuses_one_to_the_other(
+    world: World, first: str
+) -> None:
+    base = (await world.store.snapshot()).revision
+    changes = {
+        "namespaces": Change(base, put_namespaces=[RED]),
+        "tenants": Change(base, put_tenants=[BLUE_TENANT]),
+    }
+    assert await world.store.commit(changes.pop(first))
+    assert not await world.store.commit(*changes.values())
+    assert await world.store.commit(Change(base, put_subnets=[NODE1]))
+
+
+async def test_a_malformed_tenant_is_reported_under_its_key(world: World) -> None:
+    world.put(world.keys.tenant("red"), '{"Namespace":"red","NetID":10,"Change":{"ID":"x"}}')
+    now = await world.store.snapshot()
+    assert now.tenants == {}
+    assert "ID of the Change is 'x'" in str(now.problems[world.keys.tenant("red")])
+
+
+async def test_the_snapshot_follows_the_name_in_the_network_config(world: World) -> None:
+    assert await commit(world, Change(0, put_namespaces=[RED]))
+    other = replace(CONFIG, name="other")
+    world.put(f"{world.prefix}/config", other.to_json())
+    now = await world.store.snapshot()
+    assert (now.config, now.net_namespaces) == (other, {})
+    world.put(f"{world.prefix}/config", CONFIG.to_json())
+    assert (await world.store.snapshot()).net_namespaces == {"red": RED}

@@ -10,7 +10,7 @@ from fakes.private_etcd import PrivateEtcd, private_cluster, private_etcd
 from fakes.relay import relay
 from fakes.storeworld import CONFIG
 from fakes.watching import Watching, until, watching
-from k8s_ovs.model.events import NetNamespaceGone, NetNamespaceSet
+from k8s_ovs.model.events import TenantGone, TenantSet
 from k8s_ovs.sources.etcd import rangewatch
 from k8s_ovs.sources.etcd.settings import EtcdSettings
 from k8s_ovs.sources.etcd.store import EtcdStore
@@ -20,14 +20,14 @@ KEYS = Keys(DEFAULT_PREFIX, CONFIG.name)
 
 
 def put(server: PrivateEtcd, name: str, net_id: int) -> int:
-    return server.put(KEYS.namespace(name), f'{{"NetName":"{name}","NetID":{net_id}}}')
+    return server.put(KEYS.tenant(name), f'{{"Namespace":"{name}","NetID":{net_id}}}')
 
 
 def put_patiently(server: PrivateEtcd, name: str, net_id: int) -> None:
     """Put once, however often the server dies: after a failure, look whether the put was done."""
     while True:
         try:
-            if server.get(KEYS.namespace(name)) is None:
+            if server.get(KEYS.tenant(name)) is None:
                 put(server, name, net_id)
         except (OSError, AssertionError):
             continue
@@ -36,9 +36,9 @@ def put_patiently(server: PrivateEtcd, name: str, net_id: int) -> None:
 
 def told(seen: Watching) -> list[tuple[str, int | None]]:
     return [
-        (event.record.name, event.record.net_id) if isinstance(event, NetNamespaceSet) else (event.name, None)
+        (event.tenant.name, event.tenant.vni) if isinstance(event, TenantSet) else (event.name, None)
         for event in seen.events
-        if isinstance(event, NetNamespaceSet | NetNamespaceGone)
+        if isinstance(event, TenantSet | TenantGone)
     ]
 
 
@@ -96,15 +96,15 @@ async def test_after_compaction_only_differences_are_told(etcd: PrivateEtcd, imp
         await path.cut()
         put(etcd, "changed", 20)
         put(etcd, "changed", 21)
-        etcd.delete(KEYS.namespace("gone"))
-        etcd.put(KEYS.namespace("broken"), "{")
-        etcd.put(KEYS.namespace("mended"), "{")
+        etcd.delete(KEYS.tenant("gone"))
+        etcd.put(KEYS.tenant("broken"), "{")
+        etcd.put(KEYS.tenant("mended"), "{")
         put(etcd, "mended", 14)
         etcd.compact(put(etcd, "new", 30))
         await path.restore()
         await seen.count(known + 3)
         assert told(seen)[known:] == [("gone", None), ("changed", 21), ("new", 30)]
-        assert list(store.problems) == [KEYS.namespace("broken")]
+        assert list(store.problems) == [KEYS.tenant("broken")]
         put(etcd, "last", 40)
         await seen.count(known + 4)
         assert told(seen)[-1] == ("last", 40)

@@ -119,6 +119,23 @@ class Connection:
         """Compare, then read and write, in one transaction."""
         return await self._call("transaction", "KV/Txn", request, rpc.TxnResponse)
 
+    async def grant_lease(self, number: int, ttl: int) -> None:
+        """Make the lease `number`, which ends `ttl` seconds after it was last kept alive."""
+        request = rpc.LeaseGrantRequest(ID=number, TTL=ttl)
+        await self._call("granting a lease", "Lease/LeaseGrant", request, rpc.LeaseGrantResponse)
+
+    async def keep_lease(self, number: int) -> bool:
+        """Keep the lease `number` alive; False if there is none (any more)."""
+        method = StreamStreamMethod(
+            self._channel,
+            "/etcdserverpb.Lease/LeaseKeepAlive",
+            rpc.LeaseKeepAliveRequest,
+            rpc.LeaseKeepAliveResponse,
+        )
+        request = rpc.LeaseKeepAliveRequest(ID=number)
+        once = method([request], timeout=self._settings.timeout, metadata=_bearing(self._token))
+        return any(answer.TTL > 0 for answer in await self.step("keeping a lease", once))
+
     @asynccontextmanager
     async def watch(self, request: rpc.WatchCreateRequest) -> AsyncIterator["WatchReader"]:
         """A watch that lives as long as the context; when it ends, `WatchReader.next` says so."""

@@ -21,6 +21,12 @@ class FutureRevision(EtcdError):
     """The server has not reached the revision asked for: its history is not the one that we have seen."""
 
 
+class LostLease(EtcdError):
+    """The lease that a key was to be written with has ended: grant it again."""
+
+
+_EXPECTED = {"future revision": FutureRevision, "requested lease not found": LostLease}
+
 _DENIED = {
     "invalid user ID or password": "check --etcd-username and --etcd-password-file",
     "user name is empty": (
@@ -65,8 +71,9 @@ def _status(where: str, status: Status, text: str) -> EtcdError:
         return StaleToken(what, remedy="check --etcd-username and --etcd-password-file")
     if "has been compacted" in text:
         return EtcdCompacted(what, compact_revision=0)
-    if "future revision" in text:
-        return FutureRevision(what)
+    for phrase, kind in _EXPECTED.items():
+        if phrase in text:
+            return kind(what)
     for phrase, remedy in _DENIED.items():
         if phrase in text:
             return EtcdDenied(what, remedy=remedy)

@@ -1,22 +1,18 @@
-"""What a watch has told so far, and therefore what is still to be told.
+"""What a watch has told so far, and therefore what is still to be told; and a snapshot's records from their values.
 
-The store's watch keeps one Ledger over its whole life, across connections. Pure: keys and values in, events
-out.
+The store's watch keeps one Ledger over its whole life, across connections; its snapshots share one Decoder. Pure:
+keys and values in, events and records out.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from k8s_ovs.config import NetworkConfig
 from k8s_ovs.errors import RecordError
-from k8s_ovs.model.events import (
-    Event,
-    HostSubnetGone,
-    HostSubnetSet,
-    NetNamespaceGone,
-    NetNamespaceSet,
-)
-from k8s_ovs.model.types import HostSubnet
-from k8s_ovs.sources.records import Keys, Record
+from k8s_ovs.model.events import Event, HostSubnetGone, HostSubnetSet, TenantGone, TenantSet
+from k8s_ovs.model.types import AgentReport, HostSubnet, NetNamespace, Tenant
+from k8s_ovs.sources.records import Keys, Record, decode_report
+from k8s_ovs.sources.store import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +22,14 @@ class _Told:
 
 
 class Ledger:
-    """The records that were told, by key; the malformed ones go to `problems`, which the owner may show."""
+    """The records that were told, by key; the malformed ones go to `problems`, which the owner may show.
+
+    Net namespaces are followed for the sake of `problems` and of `stirred`, but have no events.
+    """
 
     def __init__(self, keys: Keys, problems: dict[str, RecordError]) -> None:
+        self.stirred = False
+        """Whether the last call found anything that was different, told or not."""
         self._keys = keys
         self._told: dict[str, _Told] = {}
         self._problems = problems
@@ -36,9 +37,11 @@ class Ledger:
     def apply(self, changes: Iterable[tuple[str, bytes | None]], revision: int = 0) -> list[Event]:
         """The events of what one revision changed; a value of None is a deletion."""
         events: list[Event] = []
+        self.stirred = False
         for key, value in changes:
             if not self._keys.owns(key):
                 continue
+            self.stirred = True
             event = self._gone(key) if value is None else self._set(key, value, revision)
             if event is not None:
                 events.append(event)
@@ -49,14 +52,18 @@ class Ledger:
 
         `revisions` says for each key when it was written last.
         """
-        vanished = (self._told.keys() | self._problems.keys()) - entries.keys()
-        events = self.apply((key, None) for key in sorted(vanished))
+        known = dict.fromkeys((*self._told, *self._problems))
+        events = self.apply((key, None) for key in sorted(known.keys() - entries.keys()))
+        stirred = self.stirred
         for key, value in entries.items():
             told, revision = self._told.get(key), revisions.get(key, 0)
             if told is not None and told.value == value and _revision(told.record) in (None, revision):
-                self._problems.pop(key, None)
+                stirred |= self._problems.pop(key, None) is not None
             else:
+                was = self._problems.get(key)
                 events += self.apply([(key, value)], revision)
+                stirred |= self.stirred and (was is None or str(was) != str(self._problems.get(key)))
+        self.stirred = stirred
         return events
 
     def _set(self, key: str, value: bytes, revision: int) -> Event | None:
@@ -69,19 +76,24 @@ class Ledger:
             record = replace(record, revision=revision)
         self._problems.pop(key, None)
         self._told[key] = _Told(record, value)
-        return HostSubnetSet(record) if isinstance(record, HostSubnet) else NetNamespaceSet(record)
+        match record:
+            case HostSubnet():
+                return HostSubnetSet(record)
+            case Tenant():
+                return TenantSet(record)
+            case NetNamespace():
+                return None
 
     def _gone(self, key: str) -> Event | None:
         self._problems.pop(key, None)
         told = self._told.pop(key, None)
-        if told is None:
-            return None
-        record = told.record
-        return (
-            HostSubnetGone(record.host_ip)
-            if isinstance(record, HostSubnet)
-            else NetNamespaceGone(record.name)
-        )
+        match told.record if told is not None else None:
+            case HostSubnet(host_ip=host_ip):
+                return HostSubnetGone(host_ip)
+            case Tenant(name=name):
+                return TenantGone(name)
+            case _:
+                return None
 
 
 def _revision(record: Record) -> int | None:
@@ -89,16 +101,40 @@ def _revision(record: Record) -> int | None:
     return record.revision if isinstance(record, HostSubnet) else None
 
 
-def decode_all(
-    keys: Keys, entries: Iterable[tuple[str, bytes]]
-) -> tuple[dict[str, Record], dict[str, RecordError]]:
-    """The records among `entries`, and the malformed ones, each by key."""
-    records: dict[str, Record] = {}
-    problems: dict[str, RecordError] = {}
-    for key, value in entries:
-        if keys.owns(key):
-            try:
-                records[key] = keys.decode(key, value)
-            except RecordError as err:
-                problems[key] = err
-    return records, problems
+class Decoder:
+    """Makes snapshots. A value that was seen under its key before is not decoded again: most of them stay."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self._known: dict[str, tuple[bytes, Record | AgentReport | RecordError]] = {}
+
+    def snapshot(
+        self, revision: int, config: NetworkConfig, entries: Iterable[tuple[str, bytes]]
+    ) -> Snapshot:
+        """The snapshot at `revision` of everything that exists; keys that are not ours are left out."""
+        known = self._known
+        self._known = {
+            key: found
+            if (found := known.get(key)) is not None and found[0] == value
+            else self._read(key, value)
+            for key, value in entries
+            if self.keys.owns(key) or key.startswith(self.keys.reports)
+        }
+        every = [(key, meaning) for key, (_, meaning) in self._known.items()]
+        return Snapshot(
+            revision,
+            {one.host_ip: one for _, one in every if isinstance(one, HostSubnet)},
+            {one.name: one for _, one in every if isinstance(one, NetNamespace)},
+            {key: one for key, one in every if isinstance(one, RecordError)},
+            {one.name: one for _, one in every if isinstance(one, Tenant)},
+            {one.host_ip: one for _, one in every if isinstance(one, AgentReport)},
+            config,
+        )
+
+    def _read(self, key: str, value: bytes) -> tuple[bytes, Record | AgentReport | RecordError]:
+        try:
+            if key.startswith(self.keys.reports):
+                return value, decode_report(key, value, in_key=key.removeprefix(self.keys.reports))
+            return value, self.keys.decode(key, value)
+        except RecordError as err:
+            return value, err

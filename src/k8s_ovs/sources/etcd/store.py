@@ -4,51 +4,43 @@ The agent watches it, the controller reads snapshots and commits changes that co
 writes the network config. What a record should say is decided elsewhere.
 """
 
-import asyncio
 import logging
-import random
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 
 from k8s_ovs.config import NetworkConfig
-from k8s_ovs.errors import ConfigError, EtcdCompacted, EtcdDenied, EtcdError, RecordError, SourceError
+from k8s_ovs.errors import ConfigError, RecordError, SourceError
 from k8s_ovs.model.events import Event, Source, Synced
-from k8s_ovs.model.types import HostSubnet, NetNamespace
 from k8s_ovs.sources.etcd.client import EtcdClient
-from k8s_ovs.sources.etcd.connection import Connection
-from k8s_ovs.sources.etcd.ledger import Ledger, decode_all
+from k8s_ovs.sources.etcd.following import Following
+from k8s_ovs.sources.etcd.ledger import Decoder, Ledger
+from k8s_ovs.sources.etcd.operations import absent, delete, nested, put, read_key, read_range, unchanged
+from k8s_ovs.sources.etcd.presence import PRESENCE_TTL, EtcdPresence
 from k8s_ovs.sources.etcd.proto import rpc_pb2 as rpc
-from k8s_ovs.sources.etcd.rangewatch import Batch, Listing, RangeWatch
+from k8s_ovs.sources.etcd.rangewatch import Batch, Listing
 from k8s_ovs.sources.etcd.settings import EtcdSettings
-from k8s_ovs.sources.records import Keys, Record, config_key, config_keys, range_end
+from k8s_ovs.sources.records import Keys, Record, config_key, config_keys
 from k8s_ovs.sources.store import Change, Snapshot
 
 logger = logging.getLogger(__name__)
-
-FAN = 42
-"""Operations on one level of a transaction.
-
-etcd allows 128 (--max-txn-ops) and takes from a nested transaction what the levels above it have used: three
-levels of 42 fit, which is 74,088 records in one.
-"""
-
-RETRY_FIRST, RETRY_MOST = 0.1, 2.0
-"""Seconds between two attempts of a watch to reach any endpoint: doubled from the first to the most, with jitter."""
 
 
 class EtcdStore:
     """The records of one network; a Store.
 
-    `network` is the seed's option `--network`: whose config to prefer, if there is one. Use it as an async context
-    manager, or call `close`.
+    `network` is the seed's option `--network`: whose config to prefer, if there is one. `presence_ttl` is how many
+    seconds the report of an agent that has died stays. Use it as an async context manager, or call `close`.
     """
 
-    def __init__(self, settings: EtcdSettings, network: str | None = None) -> None:
+    def __init__(
+        self, settings: EtcdSettings, network: str | None = None, *, presence_ttl: int = PRESENCE_TTL
+    ) -> None:
         self._settings = settings
         self._config_keys = config_keys(settings.prefix, network)
         self._client = EtcdClient(settings, probe=self._config_keys[0])
-        self._keys: Keys | None = None
+        self._presence_ttl = presence_ttl
+        self._decoder: Decoder | None = None
         self._problems: dict[str, RecordError] = {}
         self._outage: SourceError | None = None
 
@@ -79,40 +71,35 @@ class EtcdStore:
         for key in self._config_keys:
             answer = await self._client.range(rpc.RangeRequest(key=key.encode()))
             if answer.kvs:
-                config = NetworkConfig.from_json(answer.kvs[0].value, origin=f"etcd key {key}")
-                self._keys = Keys(self._settings.prefix, config.name)
-                return config
+                return self._configured(key, answer.kvs[0].value)
         return None
 
     async def create_network_config(self, config: NetworkConfig) -> bool:
         """See Store. Written to PREFIX/config; a config under any of the keys that we read counts as there."""
-        absent = [
-            rpc.Compare(
-                result=rpc.Compare.EQUAL, target=rpc.Compare.CREATE, key=key.encode(), create_revision=0
-            )
-            for key in self._config_keys
-        ]
-        put = _put(config_key(self._settings.prefix), config.to_json().encode())
-        answer = await self._client.write_txn(rpc.TxnRequest(compare=absent, success=[put]))
-        return answer.succeeded
+        written = put(config_key(self._settings.prefix), config.to_json().encode())
+        request = rpc.TxnRequest(compare=list(map(absent, self._config_keys)), success=[written])
+        return (await self._client.write_txn(request)).succeeded
 
     async def snapshot(self) -> Snapshot:
-        """See Store. Raises ConfigError while there is no network config: it names the records' folder."""
-        keys = await self._named()
-        request = rpc.TxnRequest(success=[_read(keys.subnets), _read(keys.namespaces)])
-        answer = await self._client.read_txn(request)
-        entries = [
-            (kv.key.decode(errors="backslashreplace"), kv.value)
-            for part in answer.responses
-            for kv in part.response_range.kvs
-        ]
-        records, problems = decode_all(keys, entries)
-        return Snapshot(
-            answer.header.revision,
-            {record.host_ip: record for record in records.values() if isinstance(record, HostSubnet)},
-            {record.name: record for record in records.values() if isinstance(record, NetNamespace)},
-            problems,
-        )
+        """See Store. One round trip: the network config, which names the records' folder, is read along."""
+        while True:
+            decoder = await self._decoding()
+            keys = decoder.keys
+            ranges = [read_range(p) for p in (keys.subnets, keys.namespaces, keys.tenants, keys.reports)]
+            request = rpc.TxnRequest(success=[*map(read_key, self._config_keys), *ranges])
+            answer = await self._client.read_txn(request)
+            entries = [
+                (kv.key.decode(errors="backslashreplace"), kv.value)
+                for part in answer.responses
+                for kv in part.response_range.kvs
+            ]
+            found = dict(entries[: len(self._config_keys)])
+            first = next((key for key in self._config_keys if key in found), None)
+            if first is None:
+                raise self._no_config()
+            config = self._configured(first, found[first])
+            if self._decoder is decoder:
+                return decoder.snapshot(answer.header.revision, config, entries)
 
     async def commit(self, change: Change) -> bool:
         """See Store.
@@ -122,18 +109,20 @@ class EtcdStore:
         config.
         """
         keys = await self._named()
-        puts: list[Record] = [*change.put_subnets, *change.put_namespaces]
-        writes = [_put(*keys.encode(record)) for record in puts]
-        writes += [_delete(keys.subnet(host_ip)) for host_ip in change.delete_subnets]
-        writes += [_delete(keys.namespace(name)) for name in change.delete_namespaces]
+        puts: list[Record] = [*change.put_subnets, *change.put_namespaces, *change.put_tenants]
+        writes = [put(*keys.encode(record)) for record in puts]
+        writes += [delete(keys.subnet(host_ip)) for host_ip in change.delete_subnets]
+        writes += [delete(keys.namespace(name)) for name in change.delete_namespaces]
+        writes += [delete(keys.tenant(name)) for name in change.delete_tenants]
         compare = []
         if change.put_subnets or change.delete_subnets:
-            compare.append(_unchanged(keys.subnets, change.based_on))
-        if change.put_namespaces or change.delete_namespaces:
-            compare.append(_unchanged(keys.namespaces, change.based_on))
+            compare.append(unchanged(keys.subnets, change.based_on))
+        tenants = (change.put_tenants, change.delete_tenants)
+        if change.put_namespaces or change.delete_namespaces or any(tenants):
+            compare += [unchanged(prefix, change.based_on) for prefix in (keys.namespaces, keys.tenants)]
         if not writes:
             return True
-        answer = await self._client.write_txn(rpc.TxnRequest(compare=compare, success=_nested(writes)))
+        answer = await self._client.write_txn(rpc.TxnRequest(compare=compare, success=nested(writes)))
         return answer.succeeded
 
     async def watch(self) -> AsyncIterator[Sequence[Event]]:
@@ -143,40 +132,56 @@ class EtcdStore:
         before the first batch; afterwards a refusal is an outage like others (`outage` tells), as
         certificates can be exchanged.
         """
+        following = Following(self._client, self._root, self._failed, self._recovered)
         teller: _Teller | None = None
-        delays = _delays()
-        while True:
-            connection: Connection | None = None
-            try:
-                connection = await self._client.connection()
-                if teller is None:
-                    teller = _Teller(self._client, await self._named(), self._problems)
-                async with aclosing(teller.watch.follow(connection)) as source:
-                    async for news in source:
-                        self._recovered()
-                        delays = _delays()
-                        events = teller.events(news)
-                        if events is not None:
-                            yield events
-            except EtcdCompacted as err:
-                logger.info("%s: reading all records anew", err)
-                continue
-            except EtcdError as err:
-                if isinstance(err, EtcdDenied) and (teller is None or not teller.synced):
-                    raise
-                self._client.drop(connection)
-                self._failed(err)
-            await asyncio.sleep(next(delays))
+        async with aclosing(following.news()) as source:
+            async for news in source:
+                teller = teller or _Teller(await self._named(), self._problems)
+                events = teller.events(news)
+                if events is not None:
+                    yield events
+
+    async def watch_reports(self) -> AsyncIterator[None]:
+        """See Store."""
+        following = Following(self._client, self._reports)
+        async with aclosing(following.news()) as source:
+            async for news in source:
+                if isinstance(news, Listing) or news.changes:
+                    yield
+
+    def presence(self) -> EtcdPresence:
+        """See Store."""
+        return EtcdPresence(self._client, self._named, self._presence_ttl)
+
+    async def _root(self) -> str:
+        return (await self._named()).root
+
+    async def _reports(self) -> str:
+        return (await self._named()).reports
 
     async def _named(self) -> Keys:
-        if self._keys is None:
+        return (await self._decoding()).keys
+
+    async def _decoding(self) -> Decoder:
+        if self._decoder is None:
             await self.network_config()
-        if self._keys is None:
-            raise ConfigError(
-                f"etcd key {self._config_keys[0]}: no network config",
-                remedy="write one with k8s-ovs init-config",
-            )
-        return self._keys
+        if self._decoder is None:
+            raise self._no_config()
+        return self._decoder
+
+    def _configured(self, key: str, value: bytes) -> NetworkConfig:
+        """The network config; from now on its Name says where the records are."""
+        config = NetworkConfig.from_json(value, origin=f"etcd key {key}")
+        keys = Keys(self._settings.prefix, config.name)
+        if self._decoder is None or self._decoder.keys != keys:
+            self._decoder = Decoder(keys)
+        return config
+
+    def _no_config(self) -> ConfigError:
+        return ConfigError(
+            f"etcd key {self._config_keys[0]}: no network config",
+            remedy="write one with k8s-ovs init-config",
+        )
 
     def _failed(self, error: SourceError) -> None:
         if self._outage is None:
@@ -192,69 +197,29 @@ class EtcdStore:
 
 
 class _Teller:
-    """What one watch has told, and how it goes on."""
+    """What one watch has told, and what there is to tell."""
 
-    def __init__(self, client: EtcdClient, keys: Keys, problems: dict[str, RecordError]) -> None:
-        self.watch = RangeWatch(client, keys.root)
-        self.synced = False
-        self._keys = keys
+    def __init__(self, keys: Keys, problems: dict[str, RecordError]) -> None:
+        self._synced = False
         self._ledger = Ledger(keys, problems)
         self._problems = problems
 
     def events(self, news: Listing | Batch) -> list[Event] | None:
-        """What there is to tell about `news`, empty if only malformed records came or went; None: nothing at all."""
+        """What there is to tell about `news`, empty if only net namespaces or malformed records came or went.
+
+        None: nothing at all.
+        """
         before = dict(self._problems)
         if isinstance(news, Batch):
             events = self._ledger.apply(news.changes, news.revision)
-            # Whether `problems` changed would not do: two watches of one store share them.
-            silent = not any(self._keys.owns(key) for key, _ in news.changes)
         else:
             events = self._ledger.replace(news.entries, news.revisions)
-            silent = not events and self._problems.keys() == before.keys()
-            if not self.synced:
-                self.synced = True
-                events += [Synced(Source.HOST_SUBNETS), Synced(Source.NET_NAMESPACES)]
+        # Whether `problems` changed would not do: two watches of one store share them.
+        stirred = self._ledger.stirred
+        if not self._synced and isinstance(news, Listing):
+            self._synced = stirred = True
+            events += [Synced(Source.HOST_SUBNETS), Synced(Source.TENANTS)]
         for key, problem in self._problems.items():
             if str(before.get(key)) != str(problem):
                 logger.warning("malformed record skipped: %s", problem)
-        return None if silent and not events else events
-
-
-def _delays() -> Iterator[float]:
-    delay = RETRY_FIRST
-    while True:
-        yield delay * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-        delay = min(2 * delay, RETRY_MOST)
-
-
-def _read(prefix: str) -> rpc.RequestOp:
-    return rpc.RequestOp(request_range=rpc.RangeRequest(key=prefix.encode(), range_end=range_end(prefix)))
-
-
-def _put(key: str, value: bytes) -> rpc.RequestOp:
-    return rpc.RequestOp(request_put=rpc.PutRequest(key=key.encode(), value=value))
-
-
-def _delete(key: str) -> rpc.RequestOp:
-    return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key.encode()))
-
-
-def _unchanged(prefix: str, since: int) -> rpc.Compare:
-    """True if no key with `prefix` was created or modified after revision `since` (an empty range is fine)."""
-    return rpc.Compare(
-        result=rpc.Compare.LESS,
-        target=rpc.Compare.MOD,
-        key=prefix.encode(),
-        range_end=range_end(prefix),
-        mod_revision=since + 1,
-    )
-
-
-def _nested(operations: list[rpc.RequestOp]) -> list[rpc.RequestOp]:
-    """The same operations on at most FAN operations a level."""
-    while len(operations) > FAN:
-        operations = [
-            rpc.RequestOp(request_txn=rpc.TxnRequest(success=operations[start : start + FAN]))
-            for start in range(0, len(operations), FAN)
-        ]
-    return operations
+        return events if stirred else None
