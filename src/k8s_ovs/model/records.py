@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from k8s_ovs.config import Mode, NetworkConfig
-from k8s_ovs.model.types import Attachment, AttachmentKey, Mac, OfPort, Vni, mac_of
+from k8s_ovs.model.services import Protocol
+from k8s_ovs.model.types import GLOBAL_VNI, Attachment, AttachmentKey, Mac, OfPort, Vni, mac_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,29 @@ class TenantKey:
     vni: Vni
 
 
-ViewKey = LocalHostKey | LocalPodKey | RemoteHostKey | TenantKey
+@dataclass(frozen=True, slots=True)
+class FrontendKey:
+    """Where a Service is reached: an address of its own, or (None) any node's address, with protocol and port."""
+
+    address: IPv4Address | None
+    protocol: Protocol
+    port: int
+
+    def __str__(self) -> str:
+        where = "node port " if self.address is None else f"{self.address}:"
+        return f"{where}{self.port}/{self.protocol.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendKey:
+    """An endpoint of some Service: address, protocol and port."""
+
+    address: IPv4Address
+    protocol: Protocol
+    port: int
+
+
+ViewKey = LocalHostKey | LocalPodKey | RemoteHostKey | TenantKey | FrontendKey | BackendKey
 
 LOCAL_HOST = LocalHostKey()
 
@@ -95,7 +118,38 @@ class TenantPresent:
     second: bool = False
 
 
-ViewRecord = LocalHost | LocalPod | RemoteHost | TenantPresent
+@dataclass(frozen=True, slots=True)
+class Frontend:
+    """One address and port at which one Service can be reached, and who takes its new connections.
+
+    `accepts` are the VNIs as which it can be reached (see `Tenant.accepts`; empty while its Namespace has no tenant),
+    `open_to_all` overrules them. `backends` are in order of address and port; none means that connections are
+    refused. `affinity` is the time in seconds for which a client stays with its endpoint, None without affinity.
+    """
+
+    key: FrontendKey
+    namespace: str
+    name: str
+    accepts: tuple[Vni, ...]
+    open_to_all: bool
+    backends: tuple[BackendKey, ...]
+    affinity: int | None = None
+
+    @property
+    def everybody(self) -> bool:
+        """Whoever asks may reach it."""
+        return self.open_to_all or GLOBAL_VNI in self.accepts
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """An endpoint of some Service, whether it takes new connections or not; `local`: it may be a pod of this node."""
+
+    key: BackendKey
+    local: bool
+
+
+ViewRecord = LocalHost | LocalPod | RemoteHost | TenantPresent | Frontend | Backend
 
 
 def key_order(key: ViewKey) -> tuple[int, int, str, str]:
@@ -109,3 +163,11 @@ def key_order(key: ViewKey) -> tuple[int, int, str, str]:
             return (2, int(host_ip), "", "")
         case TenantKey(vni):
             return (3, vni, "", "")
+        case FrontendKey(address, protocol, port):
+            return (4, _number(address, protocol, port), "", "")
+        case BackendKey(address, protocol, port):
+            return (5, _number(address, protocol, port), "", "")
+
+
+def _number(address: IPv4Address | None, protocol: Protocol, port: int) -> int:
+    return (int(address) if address is not None else 0) << 24 | protocol << 16 | port

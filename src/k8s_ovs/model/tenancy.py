@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from k8s_ovs.config import Mode
-from k8s_ovs.model.types import GLOBAL_VNI, Vni
+from k8s_ovs.model.types import GLOBAL_VNI, OPEN_TO_ALL, Vni
 
 
 class Kind(StrEnum):
@@ -45,9 +45,8 @@ def pod(vni: Vni | None, name: str = "") -> Party:
 
 def service(vni: Vni | None, namespace: str = "", name: str = "") -> Party:
     """A Service of a tenant; default/kubernetes is open to all."""
-    return Party(
-        Kind.SERVICE, vni, f"{namespace}/{name}", open_to_all=(namespace, name) == ("default", "kubernetes")
-    )
+    open_to_all = (namespace, name) == OPEN_TO_ALL
+    return Party(Kind.SERVICE, vni, f"{namespace}/{name}", open_to_all=open_to_all)
 
 
 def host(name: str = "") -> Party:

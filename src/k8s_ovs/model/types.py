@@ -27,8 +27,14 @@ VXLAN_OFPORT = OfPort(1)
 GATEWAY_OFPORT = OfPort(2)
 """The bridge's port to the host itself, on every node."""
 
+HAIRPIN_IP = IPv4Address("169.254.169.253")
+"""The source address of whoever reaches itself through a Service: a pod, or the host. Link-local (RFC 3927), so that
+nothing routes it; every host has it behind its own gateway."""
+
 GLOBAL_NAMESPACE = "kube-system"
 """The Namespace that is global from the start."""
+OPEN_TO_ALL = ("default", "kubernetes")
+"""Namespace and name of the one Service that every pod may reach, whatever its tenant: the API server."""
 
 
 def mac_of(address: IPv4Address) -> Mac:

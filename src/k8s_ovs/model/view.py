@@ -25,10 +25,15 @@ from k8s_ovs.model.events import (
     TenantGone,
     TenantSet,
 )
+from k8s_ovs.model.frontends import FrontendIndex
 from k8s_ovs.model.hosts import HostIndex
 from k8s_ovs.model.pods import PodIndex
 from k8s_ovs.model.records import (
     LOCAL_HOST,
+    Backend,
+    BackendKey,
+    Frontend,
+    FrontendKey,
     LocalHost,
     LocalHostKey,
     LocalPod,
@@ -40,9 +45,11 @@ from k8s_ovs.model.records import (
     ViewKey,
     ViewRecord,
 )
+from k8s_ovs.model.services import EndpointSlice
 from k8s_ovs.model.state import ClusterState
 from k8s_ovs.model.types import (
     GLOBAL_VNI,
+    OPEN_TO_ALL,
     Attachment,
     AttachmentKey,
     HostSubnet,
@@ -52,6 +59,10 @@ from k8s_ovs.model.types import (
 
 __all__ = [
     "LOCAL_HOST",
+    "Backend",
+    "BackendKey",
+    "Frontend",
+    "FrontendKey",
     "LocalHost",
     "LocalHostKey",
     "LocalPod",
@@ -77,10 +88,11 @@ class NodeView:
         self._pods = PodIndex()
         self._namespaces_as: dict[Vni, set[str]] = {}
         self._steps: dict[str, str] = {}
+        self._frontends = FrontendIndex(host)
 
     def apply(self, event: Event) -> frozenset[ViewKey]:
         """Take in one event; the keys whose record may have changed."""
-        old_tenant = self._old_tenant(event)
+        old_tenant, old_slice = self._old_tenant(event), self._old_slice(event)
         if not self.state.apply(event):
             return frozenset()
         match event:
@@ -99,8 +111,15 @@ class NodeView:
                 dirty = self._pod_changed(attachment.key, attachment)
             case AttachmentGone(key):
                 dirty = self._pod_changed(key, None)
-            case ServiceSet() | ServiceGone() | EndpointSliceSet() | EndpointSliceGone():
-                dirty = frozenset()
+            case ServiceSet(service):
+                whose = (service.namespace, service.name)
+                dirty = frozenset(self._frontends.replace_service(whose, service))
+            case ServiceGone(namespace, name):
+                dirty = frozenset(self._frontends.replace_service((namespace, name), None))
+            case EndpointSliceSet(piece):
+                dirty = frozenset(self._frontends.replace_slice(old_slice, piece))
+            case EndpointSliceGone():
+                dirty = frozenset(self._frontends.replace_slice(old_slice, None))
             case Synced():
                 dirty = frozenset()
         return dirty
@@ -124,6 +143,13 @@ class NodeView:
             return Tenant(namespace, GLOBAL_VNI)
         return self.state.tenants.get(namespace)
 
+    def set_sctp(self, tracked: bool) -> frozenset[ViewKey]:
+        """Whether the datapath's conntrack can SCTP (the userspace one cannot); the keys that may have changed."""
+        if self._frontends.sctp == tracked:
+            return frozenset()
+        self._frontends.sctp = tracked
+        return frozenset(self._frontends.keys())
+
     @property
     def steps(self) -> Mapping[str, str]:
         """For each Namespace whose tenant changes, whether it has a pod here or not, the token of the step it is in."""
@@ -140,12 +166,17 @@ class NodeView:
                 return self._hosts.remote(host_ip)
             case TenantKey(vni):
                 return self._tenant(vni)
+            case FrontendKey():
+                return self._frontend(key)
+            case BackendKey():
+                return self._frontends.backend(key, self.local) if self.local is not None else None
 
     def keys(self) -> frozenset[ViewKey]:
         """Every key that may have a record. This node's own is always among them."""
         pods = (LocalPodKey(key) for key in self.state.attachments)
         hosts = (RemoteHostKey(host_ip) for host_ip in self.state.host_subnets)
-        return frozenset((LOCAL_HOST, *pods, *hosts, *self._tenant_keys(self._pods.namespaces())))
+        tenants = self._tenant_keys(self._pods.namespaces())
+        return frozenset((LOCAL_HOST, *pods, *hosts, *tenants, *self._frontends.keys()))
 
     def records(self) -> dict[ViewKey, ViewRecord]:
         """Every key that has a record, with it."""
@@ -175,6 +206,20 @@ class NodeView:
             for attachment in self.state.attachments.values():
                 if (error := self._pods.problem(attachment, self.local)) is not None:
                     yield error
+            yield from self._frontends.problems(self.local)
+
+    def _frontend(self, key: FrontendKey) -> Frontend | None:
+        local = self.local
+        owner = self._frontends.owner(key, local) if local is not None else None
+        if local is None or owner is None:
+            return None
+        namespace, name = owner.service.namespace, owner.service.name
+        tenant, open_to_all = self.tenant_of(namespace), (namespace, name) == OPEN_TO_ALL
+        if tenant is None and not open_to_all:
+            return None
+        accepts = tenant.accepts if tenant is not None else ()
+        backends = self._frontends.backends(owner, key, local)
+        return Frontend(key, namespace, name, accepts, open_to_all, backends, owner.service.affinity)
 
     def _pod(self, key: AttachmentKey) -> LocalPod | None:
         attachment = self._pods.get(key)
@@ -210,6 +255,15 @@ class NodeView:
             case _:
                 return None
 
+    def _old_slice(self, event: Event) -> EndpointSlice | None:
+        match event:
+            case EndpointSliceSet(piece):
+                return self.state.endpoint_slices.get((piece.namespace, piece.name))
+            case EndpointSliceGone(namespace, name):
+                return self.state.endpoint_slices.get((namespace, name))
+            case _:
+                return None
+
     def _host_changed(self, host_ip: IPv4Address, record: HostSubnet | None) -> frozenset[ViewKey]:
         before = self.local
         affected = frozenset(RemoteHostKey(ip) for ip in self._hosts.replace(host_ip, record))
@@ -227,11 +281,9 @@ class NodeView:
                 del self._namespaces_as[vni]
         for vni in after:
             self._namespaces_as.setdefault(vni, set()).add(name)
-        pods = self._pods.in_namespace(name)
-        if not pods:
-            return frozenset()
-        tenants = (TenantKey(vni) for vni in {*before, *after} if vni)
-        return frozenset((*map(LocalPodKey, pods), *tenants))
+        frontends, pods = self._frontends.in_namespace(name), self._pods.in_namespace(name)
+        tenants = {TenantKey(vni) for vni in {*before, *after} if vni} if pods else set()
+        return frozenset((*map(LocalPodKey, pods), *tenants, *frontends))
 
     def _pod_changed(self, key: AttachmentKey, attachment: Attachment | None) -> frozenset[ViewKey]:
         before = self._pods.get(key)
