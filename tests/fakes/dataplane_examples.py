@@ -5,8 +5,9 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import cast
 
 from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, GatewaySpec, PodLink
-from k8s_ovs.flows.diff import Mod
-from k8s_ovs.flows.flow import Flow
+from k8s_ovs.flows.diff import Mod, Op
+from k8s_ovs.flows.flow import Action, Flow
+from k8s_ovs.flows.group import Bucket, Group, GroupId, Meter, MeterId
 from k8s_ovs.model.types import Attachment, AttachmentKey, SandboxId, gateway_of, mac_of
 
 NETWORK = IPv4Network("172.11.0.0/16")
@@ -56,20 +57,45 @@ def gateway_spec(mtu: int = 1450) -> GatewaySpec:
 
 
 @dataclass(frozen=True)
-class Line:
-    """Stands for a Flow or Mod: the dataplane asks only for its text."""
+class Line(Flow):
+    """A flow by its text for ovs-ofctl, which the typed Flow might not allow."""
 
-    text: str
+    text: str = ""
 
     def to_ofctl(self) -> str:
         return self.text
 
+    def selector(self) -> str:
+        return self.text
+
 
 def flow(text: str) -> Flow:
-    """A flow of this text, which the typed Flow might not allow."""
-    return cast("Flow", Line(text))
+    """The flow of this text."""
+    return Line(0, 0, (), (), text=text)
 
 
 def mod(text: str) -> Mod:
-    """A change of flows of this text (`add ...`, `delete_strict ...`)."""
-    return cast("Mod", Line(f"flow {text}"))
+    """A change: "add" and a flow, or "delete_strict" and what selects one."""
+    command, _, line = text.partition(" ")
+    return Mod({"add": Op.ADD, "delete_strict": Op.DELETE}[command], flow(line))
+
+
+@dataclass(frozen=True)
+class ActionText:
+    """An action by its text, for buckets."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def group(number: int, *buckets: str, method: str = "dp_hash") -> Group:
+    """A group whose buckets have these actions, and ids from 1."""
+    made = (Bucket(index, (cast("Action", ActionText(text)),)) for index, text in enumerate(buckets, 1))
+    return Group(GroupId(number), method, tuple(made))
+
+
+def meter(number: int, rate: int = 1000, burst: int = 100) -> Meter:
+    """A meter."""
+    return Meter(MeterId(number), rate, burst)

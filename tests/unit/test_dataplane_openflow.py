@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes.dataplane_examples import group, meter
 from k8s_ovs.dataplane.bridge import FlowStats, SyncResult
-from k8s_ovs.dataplane.openflow import count_differences, explain, parse_flow
+from k8s_ovs.dataplane.openflow_compare import LEARNED, Repair, Wanted
+from k8s_ovs.dataplane.openflow_text import explain, parse_flow, parse_groups, parse_meters
 from k8s_ovs.errors import OpenFlowError
 
 SAMPLES = {
@@ -67,9 +69,67 @@ DIFFERENCE = """\
 """
 
 
-def test_differences_are_counted_by_flow() -> None:
-    assert count_differences(DIFFERENCE) == SyncResult(added=2, deleted=2)
-    assert count_differences("") == SyncResult(added=0, deleted=0)
+GROUPS = """\
+OFPST_GROUP_DESC reply (OF1.5) (xid=0x2):
+ group_id=9,type=select,selection_method=dp_hash,bucket=bucket_id:1,weight:100,actions=ct(commit,nat(dst=1.2.3.4:80))
+ group_id=5,type=select,selection_method=dp_hash,bucket=bucket_id:1,weight:100,actions=group:9
+"""
+METERS = """\
+OFPST_METER_CONFIG reply (OF1.5) (xid=0x2):
+meter=3 kbps burst stats bands=
+type=drop rate=2000 burst_size=100
+
+meter=14 kbps burst stats bands=
+type=drop rate=5 burst_size=6
+"""
+
+
+def test_nothing_is_sent_when_nothing_differs() -> None:
+    wanted = Wanted.of(
+        [
+            meter(3, 2000, 100),
+            meter(14, 5, 6),
+            group(5, "group:9"),
+            group(9, "ct(commit,nat(dst=1.2.3.4:80))"),
+        ]
+    )
+    repair = Repair.of(wanted, "", GROUPS, METERS, LEARNED)
+    assert repair == Repair([], [], [], SyncResult(added=0, deleted=0))
+
+
+def test_flows_groups_and_meters_change_in_the_order_in_which_they_refer_to_each_other() -> None:
+    wanted = Wanted.of([meter(3), group(5, "group:8"), group(8, "drop")])
+    repair = Repair.of(wanted, DIFFERENCE, GROUPS, METERS, LEARNED)
+    assert repair.meters == [meter(3)]
+    assert repair.stale_meters == [14]
+    assert repair.lines == [
+        f"group add_or_mod {group(8, 'drop').to_ofctl()}",
+        f"group add_or_mod {group(5, 'group:8').to_ofctl()}",
+        "flow delete_strict table=0",
+        "flow delete_strict table=3,priority=3,reg1=0x1/0xf",
+        "flow add table=0,priority=1,ip,nw_dst=1.2.3.4,cookie=0x6,actions=set_field:0x3->reg1,goto_table:3",
+        "flow add table=9,priority=3,reg1=0x1/0xf,cookie=0x4,actions=drop",
+        "group delete group_id=9",
+    ]
+    assert repair.result == SyncResult(added=5, deleted=4)
+
+
+def test_flows_that_the_switch_has_learned_stay() -> None:
+    cookie, _ = LEARNED
+    learned = f"-table=61 priority=9,tcp cookie={cookie | 0xA0B0C0D:#x} hard_timeout=60 actions=drop\n"
+    repair = Repair.of(Wanted.of([]), learned, "", "", LEARNED)
+    assert repair == Repair([], [], [], SyncResult(added=0, deleted=0))
+    assert Repair.of(Wanted.of([]), learned, "", "", (0, 0xFFFF)).result.deleted == 1
+
+
+def test_what_is_no_difference_is_an_error() -> None:
+    with pytest.raises(OpenFlowError, match="not a flow: 'strange'"):
+        Repair.of(Wanted.of([]), "-strange", "", "", LEARNED)
+
+
+def test_groups_and_meters_are_read_as_we_spell_them() -> None:
+    assert parse_groups(GROUPS)[5] == group(5, "group:9").to_ofctl()
+    assert parse_meters(METERS) == {3: meter(3, 2000, 100).to_ofctl(), 14: meter(14, 5, 6).to_ofctl()}
 
 
 LINES = ["add table=0,actions=drop", "add table=1,foo=3,actions=drop"]

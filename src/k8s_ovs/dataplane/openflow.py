@@ -5,7 +5,6 @@ takes all of it or nothing, and no packet meets half of it. OpenFlow has no bund
 after it. It computes no flows. See ovs-ofctl(8).
 """
 
-import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
@@ -59,16 +58,13 @@ class OfctlFlowTable:
         """
         wanted = Wanted.of(items)
         what = f"full synchronisation of {len(wanted.flows)} flows"
-        async with asyncio.TaskGroup() as tasks:
-            # By default the switch shows every fragment with port 0, the first one too, and matches on ports would be
-            # blind to fragmented datagrams (ovs-fields(7), "IP fragments"). A restarted ovs-vswitchd forgets the mode.
-            tasks.create_task(self._run("set-frags", ["nx-match"], what="fragment mode"), name="fragments")
-            groups = tasks.create_task(self._run("dump-groups", what="dump of the groups"), name="groups")
-            meters = tasks.create_task(self._run("dump-meters", what="dump of the meters"), name="meters")
-            flows = tasks.create_task(
-                self._run("diff-flows", ["/dev/stdin"], wanted.flows, what, fine=(0, 2)), name="flows"
-            )
-        repair = Repair.of(wanted, flows.result(), groups.result(), meters.result(), self._kept)
+        # By default the switch shows every fragment with port 0, the first one too, and matches on ports would be blind
+        # to fragmented datagrams (ovs-fields(7), "IP fragments"). The mode is lost when ovs-vswitchd restarts.
+        await self._run("set-frags", ["nx-match"], what="fragment mode")
+        groups = await self._run("dump-groups", what="dump of the groups")
+        meters = await self._run("dump-meters", what="dump of the meters")
+        flows = await self._run("diff-flows", ["/dev/stdin"], wanted.flows, what, fine=(0, 2))
+        repair = Repair.of(wanted, flows, groups, meters, self._kept)
         await self._send(repair.meters, repair.lines, repair.stale_meters)
         return repair.result
 
