@@ -24,6 +24,7 @@ from k8s_ovs.dataplane.bridge import (
     LINK_ALIAS_PREFIX,
     BridgeSpec,
     Datapath,
+    FirewallSpec,
     GatewaySpec,
     PodLink,
 )
@@ -223,12 +224,12 @@ class FakeFirewall(Faulty):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rules: tuple[IPv4Network, str] | None = None
+        self.rules: FirewallSpec | None = None
 
-    async def ensure(self, network: IPv4Network, gateway: str) -> bool:
+    async def ensure(self, spec: FirewallSpec) -> bool:
         await self._enter("ensure")
-        changed = self.rules != (network, gateway)
-        self.rules = (network, gateway)
+        changed = self.rules != spec
+        self.rules = spec
         return changed
 
     async def remove(self) -> None:

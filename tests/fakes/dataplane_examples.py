@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import cast
 
-from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, GatewaySpec, PodLink
+from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, FirewallSpec, GatewaySpec, PodLink
 from k8s_ovs.flows.diff import Mod, Op
 from k8s_ovs.flows.flow import Action, Flow
 from k8s_ovs.flows.group import Bucket, Group, GroupId, Meter, MeterId
@@ -13,6 +13,7 @@ from k8s_ovs.model.types import Attachment, AttachmentKey, SandboxId, gateway_of
 NETWORK = IPv4Network("172.11.0.0/16")
 SUBNET = IPv4Network("172.11.4.0/22")
 SERVICES = IPv4Network("10.96.0.0/12")
+FIREWALL = FirewallSpec(NETWORK, SERVICES, "tun0")
 
 
 def address(number: int) -> IPv4Address:

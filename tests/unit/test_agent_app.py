@@ -21,6 +21,7 @@ from k8s_ovs.agent.app import Agent, AgentServices
 from k8s_ovs.agent.conflist import CONFLIST
 from k8s_ovs.agent.parts import AgentParts, PodBatches
 from k8s_ovs.agent.settings import AgentSettings, CniSettings
+from k8s_ovs.dataplane.bridge import FirewallSpec
 from k8s_ovs.errors import (
     ConfigError,
     EtcdDenied,
@@ -152,7 +153,10 @@ async def test_it_serves_once_everything_is_there(world: World) -> None:
         world.configure()
         await until(lambda: world.why("network-config") == "", "config")
         await until(lambda: "no host subnet for node1 yet" in world.why("bridge"), "subnet")
-        await until(lambda: world.firewall.rules == (CONFIG.network, "tun0"), "NAT rules")
+        await until(
+            lambda: world.firewall.rules == FirewallSpec(CONFIG.network, CONFIG.service_network, "tun0"),
+            "NAT rules",
+        )
         assert not world.conflist.exists()
         assert world.ready == 0
         world.store.put(OWN, OTHER, WEB)

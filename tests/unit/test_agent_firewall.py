@@ -3,22 +3,25 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 from fakes.dataplane import FakeFirewall
-from fakes.dataplane_examples import NETWORK
+from fakes.dataplane_examples import FIREWALL
 from fakes.virtual_time import virtual_time
 from k8s_ovs.agent.firewall import FirewallKeeper
+from k8s_ovs.config import Mode, NetworkConfig
 from k8s_ovs.errors import FirewallError
 
-OTHER = IPv4Network("10.0.0.0/8")
+OTHER = replace(FIREWALL, network=IPv4Network("10.0.0.0/8"))
+CONFIG = NetworkConfig("k8ssdn", FIREWALL.network, 10, FIREWALL.service_network, Mode.MULTITENANT)
 
 
 @asynccontextmanager
 async def keeping(firewall: FakeFirewall) -> AsyncIterator[FirewallKeeper]:
     keeper = FirewallKeeper(firewall, "tun0", 60)
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(keeper.run(NETWORK))
+        task = tasks.create_task(keeper.run(CONFIG))
         await asyncio.sleep(0.01)
         yield keeper
         task.cancel()
@@ -31,7 +34,7 @@ async def test_the_rules_are_written_and_looked_at_once_a_period() -> None:
     assert keeper.trouble() == "the NAT rules have not been written yet"
     async with keeping(firewall) as keeper:
         assert keeper.trouble() == ""
-        assert firewall.rules == (NETWORK, "tun0")
+        assert firewall.rules == FIREWALL
         await asyncio.sleep(601)
         assert firewall.calls == ["ensure"] * 11
         assert keeper.repairs == 0
@@ -41,9 +44,9 @@ async def test_the_rules_are_written_and_looked_at_once_a_period() -> None:
 async def test_rules_that_somebody_changed_are_repaired_and_counted() -> None:
     firewall = FakeFirewall()
     async with keeping(firewall) as keeper:
-        firewall.rules = (OTHER, "tun0")
+        firewall.rules = OTHER
         await asyncio.sleep(61)
-        assert firewall.rules == (NETWORK, "tun0")
+        assert firewall.rules == FIREWALL
         firewall.rules = None
         await asyncio.sleep(61)
         assert keeper.repairs == 2

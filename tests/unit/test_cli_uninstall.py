@@ -8,7 +8,7 @@ import pytest
 
 from fakes.cli import CommandLine, Ended
 from fakes.dataplane import FakeFirewall, FakeSwitch
-from fakes.dataplane_examples import NETWORK, attachment
+from fakes.dataplane_examples import FIREWALL, attachment
 from k8s_ovs.agent import conflist
 from k8s_ovs.cli import uninstall
 from k8s_ovs.dataplane.bridge import BridgeSpec
@@ -28,7 +28,7 @@ class Host:
         asyncio.run(self._install())
 
     async def _install(self) -> None:
-        await self.firewall.ensure(NETWORK, "tun0")
+        await self.firewall.ensure(FIREWALL)
         await self.switch.ensure_bridge(BridgeSpec())
         await self.switch.add_port(attachment(1))
 

@@ -6,9 +6,9 @@ failure.
 
 import asyncio
 import logging
-from ipaddress import IPv4Network
 
-from k8s_ovs.dataplane.bridge import Firewall
+from k8s_ovs.config import NetworkConfig
+from k8s_ovs.dataplane.bridge import Firewall, FirewallSpec
 from k8s_ovs.errors import FirewallError
 from k8s_ovs.runtime.backoff import Backoff
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class FirewallKeeper:
-    """Ensures the rules for the pod network behind `gateway`, every `period` seconds; `trouble` tells why it cannot."""
+    """Ensures the rules for the network behind `gateway`, every `period` seconds; `trouble` tells why it cannot."""
 
     def __init__(self, firewall: Firewall, gateway: str, period: float) -> None:
         self._firewall = firewall
@@ -29,13 +29,14 @@ class FirewallKeeper:
         """Why the rules are not in place, or ""."""
         return self._trouble
 
-    async def run(self, network: IPv4Network) -> None:
-        """Keep the rules for pods of `network` until cancelled."""
+    async def run(self, config: NetworkConfig) -> None:
+        """Keep the rules for pods and Services until cancelled."""
+        spec = FirewallSpec(config.network, config.service_network, self._gateway)
         first = True
         backoff = Backoff(base=0.5, cap=self._period, floor=min(0.1, self._period))
         while True:
             try:
-                changed = await self._firewall.ensure(network, self._gateway)
+                changed = await self._firewall.ensure(spec)
             except FirewallError as err:
                 if str(err) != self._trouble:
                     log.error("NAT rules: %s", err)

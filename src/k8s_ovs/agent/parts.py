@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from k8s_ovs.agent.services import ServiceSources
 from k8s_ovs.agent.settings import AgentSettings
 from k8s_ovs.dataplane.bridge import Firewall, FlowTable, HostNetwork, PodLinks, Switch
 from k8s_ovs.dataplane.firewall import IptablesFirewall
@@ -30,7 +31,7 @@ class FollowingSwitch(Switch, Protocol):
 class AgentParts:
     """The parts of one node. `own_pods` tells of the Pods bound to it; None where there is no API server.
 
-    Only processes of the user `cni_uid` may ask for pods to be attached.
+    `services` tells of all Services, None likewise. Only processes of the user `cni_uid` may ask for pods to be attached.
     """
 
     switch: FollowingSwitch
@@ -39,6 +40,7 @@ class AgentParts:
     links: PodLinks
     firewall: Firewall
     own_pods: Callable[[], PodBatches] | None
+    services: ServiceSources | None = None
     netns_exists: Callable[[str], bool] = os.path.exists
     cni_uid: int = 0
 
@@ -55,4 +57,5 @@ class AgentParts:
             links=NetlinkPodLinks(),
             firewall=IptablesFirewall(),
             own_pods=own_pods,
+            services=ServiceSources.of(kube) if kube is not None else None,
         )

@@ -41,7 +41,10 @@ class BridgeSpec:
 
 @dataclass(frozen=True, slots=True)
 class GatewaySpec:
-    """The host's own leg in the pod network: `ifname` with `address` in `subnet`, and the route to `network`."""
+    """The host's own leg in the pod network: `ifname` with `address` in `subnet`, and the routes.
+
+    They lead to `network`, to `service_network` and to HAIRPIN_IP, who reached itself through a Service.
+    """
 
     ifname: str
     address: IPv4Address
@@ -50,6 +53,15 @@ class GatewaySpec:
     service_network: IPv4Network
     mac: Mac
     mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallSpec:
+    """What the host's rules are for: pods of `network` and Services of `service_network`, both behind `gateway`."""
+
+    network: IPv4Network
+    service_network: IPv4Network
+    gateway: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +200,9 @@ class HostNetwork(Protocol):
 
 
 class Firewall(Protocol):
-    """NAT for traffic that leaves the cluster network, and accepts where the host's own rules would drop."""
+    """NAT for traffic that leaves the cluster network, accepts where the host's own rules would drop, and what it refuses."""
 
-    async def ensure(self, network: IPv4Network, gateway: str) -> bool:
+    async def ensure(self, spec: FirewallSpec) -> bool:
         """Make our chains and jumps complete. True if something had to be changed. Raises FirewallError."""
 
     async def remove(self) -> None:

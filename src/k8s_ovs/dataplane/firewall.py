@@ -1,4 +1,4 @@
-"""NAT for traffic that leaves the cluster network: `IptablesFirewall` implements `bridge.Firewall` with iptables.
+"""The host's rules for the pod network: `IptablesFirewall` implements `bridge.Firewall` with iptables.
 
 For the agent at start and at each resync, and for uninstalling. Our rules live in four chains of our own, into which
 one jump each leads; rules of others are never read, moved or changed. It works in the network namespace that the
@@ -6,12 +6,12 @@ process runs in. See iptables(8), iptables-restore(8).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Network
+from dataclasses import dataclass, replace
 
 from k8s_ovs.dataplane import process
-from k8s_ovs.dataplane.bridge import LINK_PREFIX
+from k8s_ovs.dataplane.bridge import LINK_PREFIX, FirewallSpec
 from k8s_ovs.errors import FirewallError
+from k8s_ovs.model.types import HAIRPIN_IP
 
 DEADLINE = 20.0
 WAIT_FOR_LOCK = "5"
@@ -41,30 +41,85 @@ NAT = Chain("nat", "K8S-OVS-POSTROUTING", "POSTROUTING")
 FORWARD = Chain("filter", "K8S-OVS-FORWARD", "FORWARD")
 INPUT = Chain("filter", "K8S-OVS-INPUT", "INPUT")
 PODS = Chain("raw", "K8S-OVS-PREROUTING", "PREROUTING")
+CHAINS = (NAT, FORWARD, INPUT, PODS)
+
+TCP_RESET = "-p tcp -j REJECT --reject-with tcp-reset"
+UNREACHABLE = "-j REJECT --reject-with icmp-port-unreachable"
+"""A refusal as kube-proxy gives it: TCP gets a reset, everything else (UDP, SCTP) an ICMP error, at once."""
 
 
-def wanted_chains(network: IPv4Network, gateway: str) -> list[Chain]:
-    """The chains with their rules, spelled as `iptables -S` prints them.
+def wanted_chains(spec: FirewallSpec) -> list[Chain]:
+    """The chains with their rules, spelled as `iptables -S` prints them, in the order in which a packet meets them."""
+    rules = {
+        NAT: _nat(spec),
+        FORWARD: _forward(spec),
+        INPUT: _input(spec),
+        PODS: _pods(),
+    }
+    return [replace(chain, rules=rules[chain]) for chain in CHAINS]
 
-    What a pod sends out of the cluster network leaves with the node's address; what leaves through the gateway is for
-    a pod (of a Service, say) and stays as it is. VXLAN out of the gateway is dropped: the bridge lets none of it
-    through, but the host's own DNAT (a node port, say) may turn something else into it.
 
-    A pod's veth belongs to the switch. The userspace datapath reads it through a packet socket, and so the kernel sees
-    each packet as well: a pod that addresses the veth's own MAC would have it routed past the bridge. The last chain
-    drops the kernel's copies (OVS, Documentation/intro/install/userspace.rst, "Firewall Rules"). With the kernel
-    datapath nothing gets there.
+def _nat(spec: FirewallSpec) -> tuple[str, ...]:
+    """What pods send out of the cluster network leaves with the node's address.
+
+    So does what the host sends to itself or to others through a Service: the bridge has given it HAIRPIN_IP, so that the
+    answers come back to the bridge. What leaves through the gateway is for a pod and stays as it is.
     """
-    outward = f"-s {network} ! -d {network} ! -o {gateway} -j MASQUERADE --random-fully"
-    smuggled = f"-i {gateway} -p udp -m udp --dport {VXLAN_PORT} -j DROP"
-    forward = (smuggled, f"-i {gateway} -j ACCEPT", f"-o {gateway} -j ACCEPT")
-    arriving = (smuggled, f"-p udp -m udp --dport {VXLAN_PORT} -j ACCEPT", f"-i {gateway} -j ACCEPT")
-    return [
-        Chain(NAT.table, NAT.name, NAT.parent, (outward,)),
-        Chain(FORWARD.table, FORWARD.name, FORWARD.parent, forward),
-        Chain(INPUT.table, INPUT.name, INPUT.parent, arriving),
-        Chain(PODS.table, PODS.name, PODS.parent, (f"-i {LINK_PREFIX}+ -j DROP",)),
-    ]
+    return (
+        f"-s {spec.network} ! -d {spec.network} ! -o {spec.gateway} -j MASQUERADE --random-fully",
+        f"-s {HAIRPIN_IP}/32 ! -o {spec.gateway} -j MASQUERADE --random-fully",
+    )
+
+
+def _forward(spec: FirewallSpec) -> tuple[str, ...]:
+    """What passes through the host.
+
+    VXLAN out of the gateway is dropped: the bridge lets none of it through, but the host's own DNAT (a node port, say)
+    may turn something else into it.
+
+    A packet that comes out of the gateway was translated by the host (kube-proxy, portmap) and goes back into it again
+    would be a pod's on its way to another pod, of which the bridge could not say any more whose it is once the host has
+    put its own address in: refused. Pods reach node ports in the bridge instead.
+    """
+    back = f"-i {spec.gateway} -o {spec.gateway}"
+    translated = f"{back} -m conntrack --ctstate DNAT"
+    return (
+        _smuggled(spec),
+        *_no_endpoint(spec),
+        f"{back} -p tcp -m conntrack --ctstate DNAT -j REJECT --reject-with tcp-reset",
+        f"{translated} {UNREACHABLE}",
+        f"-i {spec.gateway} -j ACCEPT",
+        f"-o {spec.gateway} -j ACCEPT",
+    )
+
+
+def _input(spec: FirewallSpec) -> tuple[str, ...]:
+    """What the host takes in: VXLAN for the switch, and what pods send to the node."""
+    vxlan = f"-p udp -m udp --dport {VXLAN_PORT} -j ACCEPT"
+    return (_smuggled(spec), vxlan, *_no_endpoint(spec), f"-i {spec.gateway} -j ACCEPT")
+
+
+def _pods() -> tuple[str, ...]:
+    """A pod's veth belongs to the switch.
+
+    The userspace datapath reads it through a packet socket, and so the kernel sees each packet as well: a pod that
+    addresses the veth's own MAC would have it routed past the bridge. Here the kernel's copies are dropped (OVS,
+    Documentation/intro/install/userspace.rst, "Firewall Rules"). With the kernel datapath nothing gets there.
+    """
+    return (f"-i {LINK_PREFIX}+ -j DROP",)
+
+
+def _smuggled(spec: FirewallSpec) -> str:
+    return f"-i {spec.gateway} -p udp -m udp --dport {VXLAN_PORT} -j DROP"
+
+
+def _no_endpoint(spec: FirewallSpec) -> tuple[str, ...]:
+    """A Service's address out of the gateway: the bridge sends it here when no endpoint is there to take it.
+
+    The refusals are not limited in rate by a rule, so that each connection gets its own.
+    """
+    service = f"-d {spec.service_network} -i {spec.gateway}"
+    return (f"{service} {TCP_RESET}", f"{service} {UNREACHABLE}")
 
 
 class IptablesFirewall:
@@ -73,16 +128,15 @@ class IptablesFirewall:
     def __init__(self, *, netns: str | None = None) -> None:
         self._prefix = ("nsenter", f"--net={netns}") if netns is not None else ()
 
-    async def ensure(self, network: IPv4Network, gateway: str) -> bool:
+    async def ensure(self, spec: FirewallSpec) -> bool:
         """See `bridge.Firewall`. A chain that is not complete is written anew, in one step with its table."""
-        chains = wanted_chains(network, gateway)
-        script = [line for chain in chains for line in await self._repair(chain)]
-        await self._restore(script, f"NAT rules for {network}")
+        script = [line for chain in wanted_chains(spec) for line in await self._repair(chain)]
+        await self._restore(script, f"NAT rules for {spec.network}")
         return bool(script)
 
     async def remove(self) -> None:
         """See `bridge.Firewall`."""
-        script = [line for chain in (NAT, FORWARD, INPUT, PODS) for line in await self._removal(chain)]
+        script = [line for chain in CHAINS for line in await self._removal(chain)]
         await self._restore(script, "removal of the NAT rules")
 
     async def _repair(self, chain: Chain) -> list[str]:

@@ -2,13 +2,13 @@
 
 For the agent at start, at each resync, and when the switch has changed (on the userspace datapath a restart of
 ovs-vswitchd makes the gateway's device anew, without address and routes). It touches the gateway's interface and the
-sysctl net.ipv4.ip_forward, nothing else.
+sysctls that `_sysctls` names, nothing else.
 """
 
 import asyncio
 import errno
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,11 +16,12 @@ from k8s_ovs.dataplane.bridge import GatewaySpec
 from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.rtnetlink import RTPROT_OURS, Link, LinkChange, Route, Rtnetlink
 from k8s_ovs.errors import LinkError
+from k8s_ovs.model.types import HAIRPIN_IP
 
 T = TypeVar("T")
 
-IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
-"""Of the network namespace of whoever opens it, not of the machine: the agent changes its own namespace only."""
+SYSCTLS = Path("/proc/sys/net/ipv4")
+"""Of the network namespace of whoever opens them, not of the machine: the agent changes its own namespace only."""
 
 
 class NetlinkHostNetwork:
@@ -30,7 +31,7 @@ class NetlinkHostNetwork:
         self._netns = netns
 
     async def ensure_gateway(self, spec: GatewaySpec) -> bool:
-        """See `bridge.HostNetwork`. Sets net.ipv4.ip_forward=1 too, in the namespace that the agent runs in."""
+        """See `bridge.HostNetwork`. Sets the sysctls too, in the namespace that the agent runs in."""
         return await self._run(lambda: _ensure_gateway(spec))
 
     async def underlay_mtu(self, host_ip: IPv4Address) -> int:
@@ -49,7 +50,7 @@ def _ensure_gateway(spec: GatewaySpec) -> bool:
             raise LinkError(message, errno=errno.ENODEV, remedy="ovs-vswitchd makes it: check its log")
         steps = (_link_as, _address_as, _routes_as)
         changed = [step(kernel, link, spec) for step in steps]
-    return any([*changed, _forwarding_on()])
+    return any([*changed, _sysctls(spec)])
 
 
 def _link_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> bool:
@@ -66,8 +67,8 @@ def _address_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> bool:
 
 
 def _routes_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> bool:
-    """The routes to pods and Services. Those of ours that an older configuration has left behind go."""
-    networks = {spec.network, spec.service_network} - {spec.subnet}
+    """The routes to pods, Services and HAIRPIN_IP. Those of ours that an older configuration has left behind go."""
+    networks = {spec.network, spec.service_network, IPv4Network(HAIRPIN_IP)} - {spec.subnet}
     wanted = {Route(network, source=spec.address) for network in networks}
     present = set(kernel.routes(link))
     stale = [route for route in present - wanted if route.protocol == RTPROT_OURS]
@@ -80,13 +81,26 @@ def _routes_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> bool:
     return bool(stale or missing)
 
 
-def _forwarding_on() -> bool:
-    if IP_FORWARD.read_text() == "1\n":
-        return False
+def _sysctls(spec: GatewaySpec) -> bool:
+    """Forwarding on; redirects into the pod network off.
+
+    The kernel makes one for each packet that would leave where it came in, as those do that the firewall refuses. It
+    counts them against the same limit as ICMP errors, and so would hold back the refusal itself (ip_rt_send_redirect in
+    the kernel's net/ipv4/route.c; a test shows it). The setting of an interface and that of "all" are joined by "or", so
+    that "all" has to be off; other interfaces keep their own.
+    """
+    redirects = [f"conf/{name}/send_redirects" for name in ("all", spec.ifname)]
+    return any([_sysctl("ip_forward", "1"), *(_sysctl(name, "0") for name in redirects)])
+
+
+def _sysctl(name: str, value: str) -> bool:
+    file = SYSCTLS / name
     try:
-        IP_FORWARD.write_text("1")
+        if file.read_text().strip() == value:
+            return False
+        file.write_text(value)
     except OSError as error:
-        message = f"sysctl net.ipv4.ip_forward=1: {error.strerror}"
+        message = f"sysctl net.ipv4.{name.replace('/', '.')}={value}: {error.strerror}"
         raise LinkError(
             message, errno=error.errno or 0, remedy="set it on the host, or run privileged"
         ) from error

@@ -24,6 +24,7 @@ from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
 from k8s_ovs.dataplane.rtnetlink import Rtnetlink
 from k8s_ovs.errors import LinkError
+from k8s_ovs.model.types import HAIRPIN_IP
 
 T = TypeVar("T")
 OWN_NAMESPACE = Path("/proc/thread-self/ns/net")
@@ -267,16 +268,19 @@ async def test_the_gateway_as_others_see_it(ovs: PrivateOvs) -> None:
     tun0 = interfaces(ovs.netns)["tun0"]
     assert (tun0.get_attr("IFLA_ADDRESS"), tun0.get_attr("IFLA_MTU")) == ("0a:58:ac:0b:04:01", 1450)
     assert addresses(ovs.netns, "tun0") == {"172.11.4.1/22"}
-    wanted = {(str(to), None, "172.11.4.1") for to in (NETWORK, SERVICES, SUBNET)}
+    wanted = {(str(to), None, "172.11.4.1") for to in (NETWORK, SERVICES, SUBNET, f"{HAIRPIN_IP}/32")}
     assert routes(ovs.netns) == wanted
     assert ovs.exec("sysctl", "-n", "net.ipv4.ip_forward") == "1\n"
     for damage in (
         "ip route delete 10.96.0.0/12",
+        "ip route delete 169.254.169.253/32",
         "ip address flush dev tun0",
         "ip link set tun0 down",
         "ip route add 10.50.0.0/16 dev tun0 proto 107",
         "ip route replace 10.96.0.0/12 dev tun0 scope link",
         "sysctl -q net.ipv4.ip_forward=0",
+        "sysctl -q net.ipv4.conf.all.send_redirects=1",
+        "sysctl -q net.ipv4.conf.tun0.send_redirects=1",
     ):
         ovs.exec(*damage.split())
         assert await network.ensure_gateway(gateway_spec()), damage

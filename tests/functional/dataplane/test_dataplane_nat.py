@@ -2,13 +2,13 @@
 
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
-from fakes.dataplane_examples import NETWORK
+from fakes.dataplane_examples import FIREWALL
 from fakes.private_ovs import netns_path, network_namespace, run
 from k8s_ovs.dataplane.firewall import IptablesFirewall
 from k8s_ovs.dataplane.netns import call_in
@@ -84,7 +84,7 @@ def site() -> Iterator[Site]:
 
 async def test_outside_sees_the_node_and_the_node_sees_the_pod(site: Site) -> None:
     assert site.seen_from(OUTSIDE, site.outside) is None
-    await site.firewall.ensure(NETWORK, "tun0")
+    await site.firewall.ensure(FIREWALL)
     assert site.seen_from(OUTSIDE, site.outside) == NODE
     assert site.seen_from(GATEWAY, site.node) == POD
 
@@ -93,13 +93,13 @@ async def test_within_the_cluster_network_nothing_is_translated(site: Site) -> N
     run("ip", "-n", site.outside, "address", "add", "172.11.200.1/32", "dev", "eth0")
     run("ip", "-n", site.outside, "route", "add", "172.11.4.0/22", "via", NODE)
     run("ip", "-n", site.node, "route", "add", "172.11.200.0/24", "via", OUTSIDE)
-    await site.firewall.ensure(NETWORK, "tun0")
+    await site.firewall.ensure(FIREWALL)
     assert site.seen_from("172.11.200.1", site.outside) == POD
 
 
 async def test_vxlan_out_of_the_pod_network_is_dropped_before_anything_is_accepted(site: Site) -> None:
     """A node port may turn a pod's packet into VXLAN after the bridge has let it through."""
-    await site.firewall.ensure(NETWORK, "tun0")
+    await site.firewall.ensure(FIREWALL)
     for chain in ("K8S-OVS-FORWARD", "K8S-OVS-INPUT"):
         rules = [line for line in site.rules() if line.startswith(f"-A {chain} ")]
         assert rules[0] == f"-A {chain} -i tun0 -p udp -m udp --dport 4789 -j DROP"
@@ -109,7 +109,7 @@ async def test_vxlan_out_of_the_pod_network_is_dropped_before_anything_is_accept
 async def test_removal_leaves_everything_as_it_was(site: Site) -> None:
     site.on_node(*IPTABLES, "-t", "raw", "-A", "PREROUTING", "-i", "other+", "-j", "ACCEPT")
     before = site.rules()
-    assert await site.firewall.ensure(NETWORK, "tun0")
+    assert await site.firewall.ensure(FIREWALL)
     assert site.rules() != before
     await site.firewall.remove()
     assert site.rules() == before
@@ -132,27 +132,27 @@ async def test_removal_leaves_everything_as_it_was(site: Site) -> None:
     ],
 )
 async def test_damage_is_repaired(site: Site, damage: str) -> None:
-    await site.firewall.ensure(NETWORK, "tun0")
+    await site.firewall.ensure(FIREWALL)
     ours = {line for line in site.rules() if "K8S-OVS" in line}
     site.on_node(*IPTABLES, *damage.split())
-    assert await site.firewall.ensure(NETWORK, "tun0")
+    assert await site.firewall.ensure(FIREWALL)
     lines = [line for line in site.rules() if "K8S-OVS" in line]
     assert set(lines) == ours
     assert len(lines) == len(ours)
-    assert not await site.firewall.ensure(NETWORK, "tun0")
+    assert not await site.firewall.ensure(FIREWALL)
 
 
 async def test_everything_removed_behind_our_back(site: Site) -> None:
-    await site.firewall.ensure(NETWORK, "tun0")
+    await site.firewall.ensure(FIREWALL)
     ours = {line for line in site.rules() if "K8S-OVS" in line}
     await site.firewall.remove()
-    assert await site.firewall.ensure(NETWORK, "tun0")
+    assert await site.firewall.ensure(FIREWALL)
     assert {line for line in site.rules() if "K8S-OVS" in line} == ours
 
 
 async def test_another_network_replaces_the_rules(site: Site) -> None:
-    await site.firewall.ensure(IPv4Network("10.128.0.0/14"), "tun0")
-    assert await site.firewall.ensure(NETWORK, "tun0")
+    await site.firewall.ensure(replace(FIREWALL, network=IPv4Network("10.128.0.0/14")))
+    assert await site.firewall.ensure(FIREWALL)
     assert not any("10.128" in line for line in site.rules())
 
 
@@ -161,11 +161,11 @@ async def test_no_iptables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     with pytest.raises(
         FirewallError, match="iptables: No such file or directory: install the package iptables"
     ):
-        await IptablesFirewall().ensure(NETWORK, "tun0")
+        await IptablesFirewall().ensure(FIREWALL)
 
 
 async def test_what_iptables_refuses_is_an_error(site: Site) -> None:
     before = site.rules()
     with pytest.raises(FirewallError, match=r"NAT rules for 172\.11\.0\.0/16: iptables-restore: "):
-        await site.firewall.ensure(NETWORK, "an-interface-name-that-is-too-long")
+        await site.firewall.ensure(replace(FIREWALL, gateway="an-interface-name-that-is-too-long"))
     assert [line for line in site.rules() if "K8S" not in line] == before

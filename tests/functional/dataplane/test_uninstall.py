@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fakes.dataplane import running
-from fakes.dataplane_examples import NETWORK, attachment
+from fakes.dataplane_examples import FIREWALL, attachment
 from fakes.private_ovs import PrivateOvs, netns_path
 from k8s_ovs.agent import conflist
 from k8s_ovs.dataplane.bridge import BridgeSpec
@@ -66,7 +66,7 @@ async def install(node: Node) -> None:
     async with running(OvsdbSwitch(node.ovs.rundir)) as switch:
         await switch.ensure_bridge(BridgeSpec())
         await switch.add_port(lease)
-    await IptablesFirewall(netns=netns_path(node.ovs.netns)).ensure(NETWORK, "tun0")
+    await IptablesFirewall(netns=netns_path(node.ovs.netns)).ensure(FIREWALL)
     conflist.write(node.folder, "{}")
 
 
