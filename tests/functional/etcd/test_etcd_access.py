@@ -12,14 +12,14 @@ from fakes.private_etcd import PrivateEtcd, free_port, private_etcd
 from fakes.storeworld import CONFIG
 from fakes.watching import until, watching
 from k8s_ovs.errors import EtcdDenied, EtcdUnavailable
-from k8s_ovs.model.types import NetNamespace, Vni
+from k8s_ovs.model.types import NetNamespace, Tenant, Vni
 from k8s_ovs.sources.etcd.settings import EtcdSettings
 from k8s_ovs.sources.etcd.store import EtcdStore
 from k8s_ovs.sources.records import DEFAULT_PREFIX, Keys
 from k8s_ovs.sources.store import Change
 
 KEYS = Keys(DEFAULT_PREFIX, CONFIG.name)
-RED = '{"NetName":"red","NetID":10}'
+RED = '{"Namespace":"red","NetID":10}'
 
 
 def secure(server: PrivateEtcd) -> EtcdSettings:
@@ -54,7 +54,7 @@ async def test_ca_and_client_certificate(tls_etcd: PrivateEtcd) -> None:
     async with EtcdStore(secure(tls_etcd)) as store, watching(store) as seen:
         await seen.until_synced()
         base = (await store.snapshot()).revision
-        assert await store.commit(Change(base, put_namespaces=[NetNamespace("red", Vni(10))]))
+        assert await store.commit(Change(base, put_tenants=[Tenant("red", Vni(10))]))
         await seen.count(1)
 
 
@@ -139,7 +139,7 @@ async def test_certificates_exchanged_under_a_running_watch(tls_etcd: PrivateEtc
             (old.anonymous.key, new.anonymous.key),
         ):
             ours.write_bytes(theirs.read_bytes())
-        tls_etcd.put(KEYS.namespace("red"), RED)
+        tls_etcd.put(KEYS.tenant("red"), RED)
         await seen.count(1)
 
 
@@ -187,10 +187,10 @@ async def test_user_and_password(etcd: PrivateEtcd, tmp_path: Path) -> None:
     settings = EtcdSettings((etcd.endpoint,), username="net", password_file=password_file(tmp_path, "secret"))
     async with EtcdStore(settings) as store, watching(store) as seen:
         await seen.until_synced()
-        etcd.put(KEYS.namespace("red"), RED)
+        etcd.put(KEYS.tenant("red"), RED)
         await seen.count(1)
         base = (await store.snapshot()).revision
-        assert await store.commit(Change(base, delete_namespaces=["red"]))
+        assert await store.commit(Change(base, delete_tenants=["red"]))
         await seen.count(2)
 
 
@@ -232,13 +232,13 @@ async def test_tokens_that_are_gone_are_replaced(etcd: PrivateEtcd, tmp_path: Pa
         # a changed password ends the user's tokens at once, while the connection stays
         etcd.call("auth/user/changepw", {"name": "net", "password": "new secret"})
         path.write_text("new secret")
-        assert await store.commit(Change(base, put_namespaces=[NetNamespace("red", Vni(10))]))
+        assert await store.commit(Change(base, put_tenants=[Tenant("red", Vni(10))]))
         await seen.count(1)
         # the tokens die with the server, and its auth revision moves with every grant
         etcd.kill()
         etcd.start()
         etcd.add_user("other", "secret", "net")
-        etcd.put(KEYS.namespace("blue"), '{"NetName":"blue","NetID":11}')
+        etcd.put(KEYS.tenant("blue"), '{"Namespace":"blue","NetID":11}')
         await seen.count(2)
         assert store.outage is None
 
@@ -252,7 +252,7 @@ async def test_a_certificates_common_name_is_the_user(certificates: Certificates
         settings = replace(secure(server), certfile=named.cert, keyfile=named.key)
         async with EtcdStore(settings) as store, watching(store) as seen:
             await seen.until_synced()
-            server.put(KEYS.namespace("red"), RED)
+            server.put(KEYS.tenant("red"), RED)
             await seen.count(1)
         await refused(replace(settings, certfile=stranger.cert, keyfile=stranger.key))
         # a user with a password counts more than the certificate
