@@ -1,5 +1,6 @@
 """A bridge of a private Open vSwitch with the ports that the pipeline expects: 1 tunnel, 2 gateway, 3 to 6 pods."""
 
+import asyncio
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from fakes.private_ovs import PrivateOvs, private_ovs, run
+from k8s_ovs.dataplane.openflow import OfctlFlowTable
 from k8s_ovs.flows.diff import Mod
 from k8s_ovs.flows.flow import Flow
 
@@ -32,8 +34,8 @@ class Bridge:
     ovs: PrivateOvs
 
     def send(self, mods: Iterable[Mod]) -> None:
-        """One atomic bundle."""
-        self._ofctl("bundle", self.ovs.mgmt(), "-", stdin="".join(mod.to_ofctl() + "\n" for mod in mods))
+        """One commit, as the agent makes it."""
+        asyncio.run(OfctlFlowTable(self.ovs.mgmt()).commit(list(mods)))
 
     def replace(self, flows: Iterable[Flow]) -> None:
         """Make the bridge hold exactly these flows."""
