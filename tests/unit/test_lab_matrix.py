@@ -1,12 +1,17 @@
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import pytest
+
 from fakes.lab_cluster import cluster
 from k8s_ovs.config import Mode
-from k8s_ovs.lab import forge, matrix, matrixtext
+from k8s_ovs.lab import forge, matrix, matrixtext, servicepoints
 from k8s_ovs.lab.matrix import End, Finding, Matrix
 from k8s_ovs.lab.places import PodPlace
 from k8s_ovs.lab.probes import MISS, Answer, Protocol, Target, all_protocols, batches, echo_request, is_reply
+from k8s_ovs.lab.servicepoints import ServicePoint
+from k8s_ovs.model import services as model
+from k8s_ovs.model.services import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
 from k8s_ovs.model.tenancy import Kind
 from k8s_ovs.model.types import Vni
 
@@ -151,3 +156,115 @@ def test_many_probes_are_cut_into_batches_and_none_is_lost() -> None:
     together = [(netns, probe) for batch in cut for netns, probes in batch.items() for probe in probes]
     assert together == [(netns, probe) for netns, probes in wanted.items() for probe in probes]
     assert list(batches({}, 7)) == []
+
+
+def point(namespace: str, *backends: str, name: str = "web", node_port: int = 0) -> ServicePoint:
+    behind = frozenset((IPv4Address(address), 80) for address in backends)
+    return ServicePoint(
+        namespace, name, IPv4Address("10.96.0.7"), 80, node_port, (Protocol.TCP, Protocol.UDP), behind
+    )
+
+
+def with_services(*points: ServicePoint) -> dict[str, End]:
+    behind = [*ends().values(), *matrix.host_pods(cluster(), PLACES)]
+    return ends() | {end.title: end for end in matrix.service_ends(cluster(), points, behind, VNIS)}
+
+
+def through(source: str, answer: Answer, *points: ServicePoint) -> Finding:
+    named = with_services(*points)
+    destination = next(end for end in named.values() if end.party.kind is Kind.SERVICE)
+    return matrix.judge(named[source], destination, Protocol.TCP, answer, Mode.MULTITENANT)
+
+
+def test_a_service_is_its_namespaces_tenants() -> None:
+    red = point("red", "10.128.0.2", "10.128.4.2")
+    assert not through("blue/b1", MISS, red).expected
+    assert through("node1", MISS, red).expected
+    assert through("kube-system/g1", MISS, red).expected
+    assert through("red/r1", Answer(True, "red/r2", "10.128.0.2"), red).right
+    assert "blue/b1 answered" in through("red/r1", Answer(True, "blue/b1", "10.128.0.2"), red).fault
+
+
+def test_who_reaches_itself_through_a_service_is_seen_with_the_hairpin_address() -> None:
+    red = point("red", "10.128.0.2", "10.128.4.2")
+    assert through("red/r1", Answer(True, "red/r1", "169.254.169.253"), red).right
+    assert not through("red/r1", Answer(True, "red/r1", "10.128.0.2"), red).right
+
+
+def test_endpoints_written_into_another_tenant_do_not_open_it() -> None:
+    foreign = point("red", "10.128.0.3")
+    assert not through("red/r1", MISS, foreign).expected
+    mixed = with_services(point("red", "10.128.0.2", "10.128.0.3"))
+    assert matrix.expected(mixed["red/r1"], mixed["service red/web:80"], Mode.MULTITENANT) is None
+    assert matrix.expected(mixed["blue/b1"], mixed["service red/web:80"], Mode.MULTITENANT) is not None
+    with pytest.raises(ValueError, match="depends on the endpoint"):
+        matrix.judge(mixed["red/r1"], mixed["service red/web:80"], Protocol.TCP, MISS, Mode.MULTITENANT)
+
+
+def test_the_kubernetes_service_is_open_and_answers_in_its_own_way() -> None:
+    kubernetes = point("default", "100.64.10.2", name="kubernetes")
+    named = with_services(kubernetes)
+    assert not named["service default/kubernetes:80"].target.speaks
+    assert through("red/r1", Answer(True), kubernetes).right
+    assert not through("red/r1", MISS, kubernetes).right
+
+
+def test_a_pod_on_the_hosts_network_stands_behind_a_service_as_its_host() -> None:
+    host = point("kube-system", "100.64.10.11")
+    behind = with_services(host)["service kube-system/web:80"].backends
+    assert {(end.party.kind, end.server) for end in behind} == {
+        (Kind.HOST, "node1"),
+        (Kind.HOST, "kube-system/host"),
+    }
+    assert through("red/r1", Answer(True, "kube-system/host", "100.64.10.11"), host).right
+
+
+def test_node_ports_are_probed_from_pods_only_and_services_are_no_sources() -> None:
+    named = with_services(point("red", "10.128.0.2", node_port=30080))
+    on_node = named["service red/web:80 on node2"]
+    assert on_node.target == Target("100.64.10.12", 30080)
+    assert matrix.is_probed(named["blue/b1"], on_node)
+    assert not matrix.is_probed(named["node1"], on_node)
+    assert matrix.is_probed(named["node1"], named["service red/web:80"])
+    assert not matrix.is_probed(named["outside"], named["service red/web:80"])
+    assert not matrix.is_probed(named["service red/web:80"], named["red/r1"])
+
+
+def test_the_text_names_the_tenant_of_a_service() -> None:
+    named = with_services(point("red", "10.128.0.2"), point("default", "100.64.10.2", name="kubernetes"))
+    text = matrixtext.render(Matrix(Mode.MULTITENANT, tuple(named.values()), ()))
+    assert "service red/web:80 (VNI 11)" in text
+    assert "service default/kubernetes:80 (open to all)" in text
+
+
+def test_points_are_ports_with_the_protocols_that_have_the_same_endpoints() -> None:
+    service = Service(
+        "red",
+        "web",
+        (IPv4Address("10.96.0.7"),),
+        (
+            ServicePort("tcp", model.Protocol.TCP, 80, 30080),
+            ServicePort("udp", model.Protocol.UDP, 80, 30080),
+            ServicePort("other", model.Protocol.UDP, 53),
+            ServicePort("empty", model.Protocol.TCP, 99),
+            ServicePort("sctp", model.Protocol.SCTP, 80),
+        ),
+    )
+    ready, leaving = (
+        Endpoint(IPv4Address("10.128.0.2")),
+        Endpoint(IPv4Address("10.128.0.3"), ready=False, serving=True, terminating=True),
+    )
+    ports = tuple(EndpointPort(port.name, port.protocol, 8080) for port in service.ports)
+    pieces = [
+        EndpointSlice("red", "a", "web", ports[:2], (ready, leaving)),
+        EndpointSlice("red", "b", "web", ports[2:3], (leaving,)),
+        EndpointSlice("blue", "c", "web", ports, (Endpoint(IPv4Address("10.128.0.4")),)),
+    ]
+    headless = Service("red", "none", (), service.ports)
+    found = list(servicepoints.points([service, headless], pieces))
+    assert [(item.port, item.node_port, item.protocols) for item in found] == [
+        (80, 30080, (Protocol.TCP, Protocol.UDP)),
+        (53, 0, (Protocol.UDP,)),
+    ]
+    assert found[0].backends == {(ready.address, 8080)}
+    assert found[1].backends == {(leaving.address, 8080)}

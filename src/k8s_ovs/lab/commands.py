@@ -84,6 +84,8 @@ def embedded_api(cluster: Cluster) -> Command:
             str(cluster.directory / "kubeapi.journal"),
             "--service-cidr",
             str(cluster.networks.services),
+            "--advertise",
+            f"{cluster.networks.control.ip}:{API_PORT}",
         ),
         netns=cluster.netns("control"),
         log=cluster.logs / "apiserver.log",

@@ -1,23 +1,27 @@
-"""Who reaches whom: what the oracle says against what packets do, for every pair of pods, nodes and the outside.
+"""Who reaches whom: what the oracle says against what packets do, for pods, nodes, the outside, and Services.
 
 Called by the CLI, the demo and the end-to-end tests. The expectation is `model.tenancy`, and nothing here repeats it:
 a party's tenant is read from etcd, where the administrator reads it too. A pair that should pass and did not is probed
-a second time, with more patience; a pair that should not pass has to stay silent for the whole of the first.
+a second time, with more patience; a pair that should not pass has to stay silent for the whole of the first. To reach
+a Service one has to be allowed to it and to the endpoints behind it: where the endpoints differ in that, nobody could
+say what has to happen, and the pair is left out.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from k8s_ovs.config import Mode
 from k8s_ovs.errors import LabError
-from k8s_ovs.lab import places, probes, status
+from k8s_ovs.lab import places, probes, servicepoints, status
 from k8s_ovs.lab.cluster import NODE_PORT, Cluster
 from k8s_ovs.lab.probes import MISS, Answer, Protocol, Target
+from k8s_ovs.lab.servicepoints import ServicePoint
 from k8s_ovs.model import tenancy
-from k8s_ovs.model.tenancy import Kind, Party
-from k8s_ovs.model.types import GLOBAL_VNI, Vni
+from k8s_ovs.model.tenancy import Kind, Party, Verdict
+from k8s_ovs.model.types import GLOBAL_VNI, HAIRPIN_IP, Vni
 
 FIRST_SECONDS = 1.0
 SECOND_SECONDS = 4.0
@@ -26,7 +30,10 @@ OUTSIDE_PORT = 80
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """One end of pairs. `server` is what its server calls itself; `node_address` the address it goes outside with."""
+    """One end of pairs. `server` is what its server calls itself; `node_address` the address it goes outside with.
+
+    A Service is never a source; `backends` are the ends behind it, and `node` is named if it is its node port there.
+    """
 
     title: str
     party: Party
@@ -35,6 +42,8 @@ class End:
     server: str
     node: str = ""
     node_address: str = ""
+    protocols: tuple[Protocol, ...] = tuple(Protocol)
+    backends: tuple["End", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +119,25 @@ async def measure(cluster: Cluster) -> Matrix:
             remedy="see `k8s-ovs lab status`",
         )
     vnis = {name: record.net_id for name, record in snapshot.net_namespaces.items()}
-    ends = ends_of(cluster, places.pods(cluster), vnis)
+    pods = places.pods(cluster)
+    ends = ends_of(cluster, pods, vnis)
+    ends += service_ends(cluster, await servicepoints.read(cluster), [*ends, *host_pods(cluster, pods)], vnis)
     pairs = [
-        (source, destination) for source in ends for destination in ends if is_probed(source, destination)
+        (source, destination)
+        for source in ends
+        for destination in ends
+        if is_probed(source, destination) and expected(source, destination, cluster.mode) is not None
     ]
     answers = await _probe(pairs, FIRST_SECONDS)
     again = [
         (source, destination)
         for source, destination in pairs
-        if any(not answers[source.netns, destination.target, protocol].reached for protocol in Protocol)
-        and tenancy.may_reach(source.party, destination.party, cluster.mode)
+        if any(
+            not answers[source.netns, destination.target, protocol].reached
+            for protocol in destination.protocols
+        )
+        and (verdict := expected(source, destination, cluster.mode)) is not None
+        and verdict.allowed
     ]
     answers |= await _probe(again, SECOND_SECONDS)
     findings = [
@@ -127,7 +145,7 @@ async def measure(cluster: Cluster) -> Matrix:
             source, destination, protocol, answers[source.netns, destination.target, protocol], cluster.mode
         )
         for source, destination in pairs
-        for protocol in Protocol
+        for protocol in destination.protocols
     ]
     return Matrix(cluster.mode, tuple(ends), tuple(findings))
 
@@ -135,13 +153,11 @@ async def measure(cluster: Cluster) -> Matrix:
 async def _probe(
     pairs: Sequence[tuple[End, End]], seconds: float
 ) -> dict[tuple[Path, Target, Protocol], Answer]:
-    wanted: dict[Path, list[Target]] = defaultdict(list)
+    wanted: dict[Path, list[probes.Probe]] = defaultdict(list)
     for source, destination in pairs:
-        wanted[source.netns].append(destination.target)
+        wanted[source.netns] += [(destination.target, protocol) for protocol in destination.protocols]
     try:
-        return await probes.probe_all(
-            {netns: probes.all_protocols(targets) for netns, targets in wanted.items()}, seconds=seconds
-        )
+        return await probes.probe_all(wanted, seconds=seconds)
     except* OSError as group:
         raise LabError(
             f"a pod went away while it was probed ({group.exceptions[0]})", remedy="run it again"
@@ -173,16 +189,85 @@ def ends_of(cluster: Cluster, pods: Iterable[places.PodPlace], vnis: Mapping[str
     return [*found, End("outside", tenancy.outside("outside"), cluster.netns("outside"), outside, "outside")]
 
 
+def host_pods(cluster: Cluster, pods: Iterable[places.PodPlace]) -> list[End]:
+    """Pods on the host's network: they are ends only behind a Service, and their nodes for the rest."""
+    parties = {node.name: tenancy.host(node.name) for node in cluster.nodes}
+    return [
+        End(pod.title, parties[pod.node], pod.netns, Target(pod.address, pod.ports[0]), pod.title, pod.node)
+        for pod in pods
+        if pod.host_network and pod.node in parties
+    ]
+
+
+def service_ends(
+    cluster: Cluster, points: Iterable[ServicePoint], behind: Iterable[End], vnis: Mapping[str, Vni | None]
+) -> list[End]:
+    """Services, and the node port of each on each node. What is no end of ours behind them belongs to the outside."""
+    known: dict[str, list[End]] = defaultdict(list)
+    for end in behind:
+        known[end.target.address].append(end)
+    found = []
+    for point in points:
+        backends = tuple(
+            end for address in _addresses(point) for end in known.get(address) or [_stranger(address)]
+        )
+        end = End(
+            title=point.title,
+            party=tenancy.service(vnis.get(point.namespace), point.namespace, point.name),
+            netns=Path(),
+            target=Target(str(point.address), point.port, speaks=all(end.server for end in backends)),
+            server="",
+            protocols=point.protocols,
+            backends=backends,
+        )
+        found.append(end)
+        for node in cluster.nodes if point.node_port else ():
+            target = replace(end.target, address=str(node.ip), port=point.node_port)
+            found.append(replace(end, title=f"{end.title} on {node.name}", target=target, node=node.name))
+    return found
+
+
+def _addresses(point: ServicePoint) -> list[str]:
+    return [str(address) for address in sorted({IPv4Address(address) for address, _ in point.backends})]
+
+
+def _stranger(address: str) -> End:
+    return End(address, tenancy.outside(address), Path(), Target(address, 0), "")
+
+
 def is_probed(source: End, destination: End) -> bool:
-    """Whether the pair says anything: not with oneself, and not from outside to pods, which no route leads to."""
-    if source == destination:
+    """Whether the pair says anything.
+
+    Not with oneself; not from outside to pods and Services, which no route leads to; and node ports only from pods, since
+    for everybody else they are kube-proxy's, which a lab does not have.
+    """
+    if source == destination or source.party.kind is Kind.SERVICE:
         return False
-    return not (source.party.kind is Kind.OUTSIDE and destination.party.kind is Kind.POD)
+    if destination.party.kind is Kind.SERVICE and destination.node:
+        return source.party.kind is Kind.POD
+    return source.party.kind is not Kind.OUTSIDE or destination.party.kind not in (Kind.POD, Kind.SERVICE)
+
+
+def expected(source: End, destination: End, mode: Mode) -> Verdict | None:
+    """What the oracle says; None where it depends on which endpoint is chosen."""
+    verdict = tenancy.judge(source.party, destination.party, mode)
+    if not verdict.allowed or not destination.backends:
+        return verdict
+    verdicts = [tenancy.judge(source.party, end.party, mode) for end in destination.backends]
+    refused = [each for each in verdicts if not each.allowed]
+    if not refused:
+        return verdict
+    return refused[0] if len(refused) == len(verdicts) else None
 
 
 def judge(source: End, destination: End, protocol: Protocol, answer: Answer, mode: Mode) -> Finding:
-    """Compare one answer with the oracle, and the source address with the design's."""
-    verdict = tenancy.judge(source.party, destination.party, mode)
+    """Compare one answer with the oracle, and the source address with the design's.
+
+    The pair has to be one of which the oracle can speak (`expected` is not None).
+    """
+    verdict = expected(source, destination, mode)
+    if verdict is None:
+        raise ValueError(f"{source.title} → {destination.title}: it depends on the endpoint")
     return Finding(
         source=source.title,
         destination=destination.title,
@@ -199,9 +284,10 @@ def _fault(source: End, destination: End, answer: Answer) -> str:
     """What is wrong with an answer beside its coming or not: another server, or a source that was changed."""
     if answer == MISS or not answer.server:
         return ""
-    if answer.server != destination.server:
+    servers = [end for end in destination.backends or (destination,) if end.server == answer.server]
+    if not servers:
         return f"{answer.server} answered"
-    wanted = _source_address(source, destination)
+    wanted = _source_address(source, servers[0])
     return f"seen as {answer.seen}, not as {wanted}" if wanted and answer.seen != wanted else ""
 
 
@@ -209,6 +295,8 @@ def _source_address(source: End, destination: End) -> str:
     """The source address that the destination has to see; empty where the design leaves it open."""
     if source.party.kind is not Kind.POD:
         return ""
+    if destination == source:
+        return str(HAIRPIN_IP)  # through a Service
     if destination.party.kind is Kind.POD:
         return source.target.address
     return source.node_address if destination.party.kind is Kind.OUTSIDE else ""

@@ -37,13 +37,14 @@ def render(matrix: Matrix, paint: Paint = plain) -> str:
 
 
 def _label(end: End, mode: Mode) -> str:
-    if end.party.kind is not Kind.POD:
+    if end.party.kind not in (Kind.POD, Kind.SERVICE):
         return end.title
-    if mode is Mode.SUBNET:
-        return f"{end.title} ({end.node})"
     vni = end.party.vni
     tenant = "global" if vni == GLOBAL_VNI else "no tenant" if vni is None else f"VNI {vni}"
-    return f"{end.title} ({end.node}, {tenant})"
+    if end.party.kind is Kind.SERVICE:
+        tenant = "open to all" if end.party.open_to_all else tenant
+        return end.title if mode is Mode.SUBNET else f"{end.title} ({tenant})"
+    return f"{end.title} ({end.node})" if mode is Mode.SUBNET else f"{end.title} ({end.node}, {tenant})"
 
 
 def _cell(findings: list[Finding] | None, paint: Paint) -> str:

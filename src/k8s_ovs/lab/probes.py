@@ -37,10 +37,14 @@ class Protocol(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An address to probe, with the port of a server that speaks as `podserver` does."""
+    """An address to probe, with the port of a server that speaks as `podserver` does.
+
+    `speaks` False: it is another server, and an accepted connection is all that can be asked of it.
+    """
 
     address: str
     port: int
+    speaks: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,8 @@ def _socket(protocol: Protocol) -> socket.socket:
 async def _tcp(sock: socket.socket, target: Target) -> Answer:
     loop = asyncio.get_running_loop()
     await loop.sock_connect(sock, (target.address, target.port))
+    if not target.speaks:
+        return Answer(reached=True)
     request = f"GET /peer HTTP/1.1\r\nHost: {target.address}\r\nConnection: close\r\n\r\n"
     await loop.sock_sendall(sock, request.encode())
     data = b""
