@@ -95,7 +95,7 @@ async def test_trouble_says_why_nothing_is_heard() -> None:
     async with running(FakeNode()) as node:
         node.source_trouble = "etcd is away"
         await settle(node)
-        assert node.reconciler.trouble() == "waiting for config, host-subnets, net-namespaces (etcd is away)"
+        assert node.reconciler.trouble() == "waiting for config, host-subnets, tenants, services, endpoint-slices (etcd is away)"
 
 
 # -- the first synchronisation ---------------------------------------------------------------------------------------

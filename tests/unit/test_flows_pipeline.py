@@ -86,9 +86,9 @@ def test_flows_are_spelled_as_ovs_ofctl_spells_them() -> None:
 def test_modifications_can_be_read() -> None:
     (flow,) = [flow for flow in example_flows() if flow.table == 10 and "tun_src" in flow.match_text()]
     assert str(add(flow)) == (
-        "add cookie=0x6b6f0002c0000202,table=10,priority=100,ip,tun_src=192.0.2.2,actions=goto_table:15"
+        "flow add cookie=0x6b6f0002c0000202,table=10,priority=100,ip,tun_src=192.0.2.2,actions=goto_table:15"
     )
-    assert str(delete(flow)) == str(add(flow)).replace("add", "delete", 1)
+    assert str(delete(flow)) == str(add(flow)).replace("flow add", "flow delete_strict", 1)
 
 
 def test_difference_sends_only_what_differs_and_deletes_first() -> None:
