@@ -39,7 +39,6 @@ class Patience:
     changes: dict[str, _Waiting] = field(default_factory=dict)
     behind: dict[tuple[str, IPv4Address], AgentReport | None] = field(default_factory=dict)
     """What was done without a host: Namespace and host, and what the host said at that time."""
-    skips: int = 0
 
     def through(self, tenant: Tenant, snapshot: Snapshot, now: float) -> bool:
         """Whether every host that counts has applied the step that the tenant is in."""
@@ -49,8 +48,9 @@ class Patience:
         """When the next host will have been waited for long enough; infinite if none is waited for."""
         return min(self._judge(tenant, snapshot, now), default=inf)
 
-    def forget(self, living: set[str], snapshot: Snapshot) -> None:
+    def forget(self, snapshot: Snapshot) -> None:
         """Drop changes that are over, and hosts that have been heard of since, or are none any more."""
+        living = {tenant.change.id for tenant in snapshot.tenants.values() if tenant.change is not None}
         self.changes = {key: waiting for key, waiting in self.changes.items() if key in living}
         for (namespace, host_ip), said in list(self.behind.items()):
             heard = snapshot.reports.get(host_ip)
@@ -90,7 +90,6 @@ class Patience:
             if now >= deadline:
                 waiting.skipped.add(host_ip)
                 self.behind[tenant.name, host_ip] = report
-                self.skips += 1
             else:
                 yield deadline
 

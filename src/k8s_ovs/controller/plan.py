@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from k8s_ovs.sources.store import Change, Snapshot
 
 MAX_OPERATIONS = 100
-"""Writes in one change. etcd refuses more than 128 in a transaction (its option --max-txn-ops)."""
+"""Host subnets, or Namespaces with all their records, in one change: a round stays short."""
 
 
 class ProblemKind(StrEnum):

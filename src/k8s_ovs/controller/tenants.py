@@ -28,7 +28,7 @@ from k8s_ovs.controller.plan import (
     ProblemKind,
     namespace_problem,
 )
-from k8s_ovs.controller.requests import Refusal, Wait, answer, begun, judge, used
+from k8s_ovs.controller.requests import JOIN, Refusal, Wait, answer, begun, judge, used
 from k8s_ovs.errors import ExhaustedError
 from k8s_ovs.model.alloc import VniAllocator
 from k8s_ovs.model.types import (
@@ -72,7 +72,9 @@ def plan_tenants(
     *,
     limit: int = MAX_OPERATIONS,
 ) -> TenantPlan:
-    """The next change of tenants and net namespaces, of about `limit` writes; a first start is planned as a whole.
+    """The next change of tenants and net namespaces, of about `limit` Namespaces.
+
+    A first start adopts what is recorded as a whole: afterwards a NetID that somebody else has is refused.
 
     `now` is in seconds of a clock that never goes back.
     """
@@ -110,6 +112,9 @@ class _Draft:
         self._allocated = 0
         self._completed = 0
         self._wake_at = inf
+        self._held = {vni for tenant in self.tenants.values() for vni in used(tenant)}
+        """Every VNI of a tenant, before or after this plan: what it frees is given away only after it."""
+        self._named = {record.net_id for record in self._records.values() if record.net_id is not None}
         self._forbidden = {
             error.record.name: error
             for error in snapshot.problems.values()
@@ -118,8 +123,8 @@ class _Draft:
 
     @property
     def full(self) -> bool:
-        """No further write fits."""
-        return len(self._put_tenants) + len(self._put_records) + len(self._gone) >= self._limit
+        """No further Namespace fits."""
+        return max(len(self._put_tenants), len(self._put_records)) + len(self._gone) >= self._limit
 
     def bury(self) -> None:
         """Delete what belongs to Namespaces that are gone."""
@@ -130,17 +135,15 @@ class _Draft:
 
     def adopt(self) -> None:
         """Give a tenant to every Namespace that has none."""
-        first = not self._snapshot.tenants
+        if not self._snapshot.tenants:
+            for name in sorted(self.living & self._records.keys()):
+                if (wanted := self._records[name].net_id) is not None:
+                    self._put(Tenant(name, wanted))
         for name in sorted(self.living - self.tenants.keys()):
-            record = self._records.get(name)
-            unreadable = name in self._malformed and name not in self._forbidden
-            if unreadable or (self.full and not first):
-                continue
-            wanted = record.net_id if record is not None else None
-            if first and wanted is not None:
-                self._put(Tenant(name, wanted))
-                continue
-            self._make(name, record)
+            if self.full:
+                break
+            if name not in self._malformed or name in self._forbidden:
+                self._make(name, self._records.get(name))
 
     def settle(self, name: str) -> None:
         """Serve the request of a Namespace, or lead its change one step further."""
@@ -164,11 +167,10 @@ class _Draft:
     def plan(self) -> TenantPlan:
         """What was drafted."""
         taken = {vni for tenant in self._snapshot.tenants.values() for vni in used(tenant)} - {GLOBAL_VNI}
-        changing = {tenant.change.id for tenant in self.tenants.values() if tenant.change is not None}
         patience = self._memory.patience
-        patience.forget(changing, self._snapshot)
+        patience.forget(self._snapshot)
         self._problems += patience.problems(self._snapshot.host_subnets)
-        self._problems += self._refusals()
+        self._problems += _refusals(self._records[name] for name in self.living & self._records.keys())
         return TenantPlan(
             self._change(),
             tuple(sorted(self._problems)),
@@ -190,24 +192,17 @@ class _Draft:
             delete_tenants=self._gone,
         )
 
-    def _refusals(self) -> Iterator[Problem]:
-        for name in sorted(self.living & self._records.keys()):
-            if error := error_of(self._records[name]):
-                message = f"its last request was refused: {error}"
-                yield namespace_problem(ProblemKind.REFUSED_REQUEST, name, message, _REFUSED_REMEDY)
-
     def _make(self, name: str, record: NetNamespace | None) -> None:
         """A new tenant, with the NetID of the record if it may have it."""
-        taken = {vni for tenant in self.tenants.values() for vni in used(tenant)}
         wanted = record.net_id if record is not None else None
         error = ""
-        if wanted is not None and wanted not in taken and wanted != GLOBAL_VNI:
+        if wanted is not None and wanted not in self._held and wanted != GLOBAL_VNI:
             self._put(Tenant(name, wanted))
             return
         try:
             vni = GLOBAL_VNI if name == GLOBAL_NAMESPACE else self._new_vni()
         except ExhaustedError as err:
-            self._exhausted(name, err)
+            self._problems.append(_no_vni(name, err))
             return
         if name in self._forbidden:
             record, error = self._forbidden[name].record, f"{self._forbidden[name].reason}, {name} got {vni}"
@@ -234,13 +229,16 @@ class _Draft:
             self._put_record(answer(tenant, None))
 
     def _serve(self, tenant: Tenant, record: NetNamespace) -> None:
+        other = record.other
+        if record.action == JOIN and other in self.living and other not in self.tenants:
+            return  # that Namespace gets its tenant as soon as that is possible
         verdict = judge(record, self.tenants, self._new_vni)
         match verdict:
             case Refusal():
                 self._put_record(answer(tenant, record, str(verdict)))
             case Wait(exhausted):
                 if exhausted is not None:
-                    self._exhausted(tenant.name, exhausted)
+                    self._problems.append(_no_vni(tenant.name, exhausted))
             case vni if vni == tenant.vni:
                 self._put_record(answer(tenant, record))
             case vni:
@@ -260,6 +258,8 @@ class _Draft:
         self._completed += 1
         if record is None:
             self._answer_missing(further)
+        elif record.net_id not in (None, change.old, change.new):
+            return  # refused by the next plan
         elif not record.action or (record.action, record.other) == (change.action, change.other):
             self._put_record(answer(further, record))
         elif record.net_id == change.old:
@@ -267,16 +267,23 @@ class _Draft:
             self._put_record(replace(record, net_id=further.vni))
 
     def _new_vni(self) -> Vni:
-        taken = {vni for tenant in self.tenants.values() for vni in used(tenant)}
-        taken |= {record.net_id for record in self._records.values() if record.net_id is not None}
-        return self._memory.allocator.allocate(taken)
-
-    def _exhausted(self, name: str, err: ExhaustedError) -> None:
-        message, remedy = f"gets no VNI: {err.message}", err.remedy or "delete Namespaces, or join some"
-        self._problems.append(namespace_problem(ProblemKind.NO_VNI_LEFT, name, message, remedy))
+        return self._memory.allocator.allocate(self._held | self._named)
 
     def _put(self, tenant: Tenant) -> None:
         self.tenants[tenant.name] = self._put_tenants[tenant.name] = tenant
+        self._held.update(used(tenant))
 
     def _put_record(self, record: NetNamespace) -> None:
         self._records[record.name] = self._put_records[record.name] = record
+
+
+def _refusals(records: Iterable[NetNamespace]) -> Iterator[Problem]:
+    for record in records:
+        if error := error_of(record):
+            message = f"its last request was refused: {error}"
+            yield namespace_problem(ProblemKind.REFUSED_REQUEST, record.name, message, _REFUSED_REMEDY)
+
+
+def _no_vni(name: str, err: ExhaustedError) -> Problem:
+    message, remedy = f"gets no VNI: {err.message}", err.remedy or "delete Namespaces, or join some"
+    return namespace_problem(ProblemKind.NO_VNI_LEFT, name, message, remedy)
