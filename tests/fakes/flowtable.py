@@ -37,7 +37,8 @@ meter normal local controller write_metadata learn note dec_ttl push_vlan pop_vl
 clear_actions conjunction
 """
 ACTIONS = frozenset(_ACTIONS.split())
-BETWEEN_ACTIONS = re.compile(r",(?![^(]*\))")
+BETWEEN_ACTIONS = re.compile(r",(?![^()]*(?:\([^()]*\)[^()]*)*\))")
+"""A comma outside of parentheses, which may hold one pair of their own: ct(commit,nat(dst=...),table=70)."""
 _REFERS = re.compile(r"\b(group|meter):(\d+)")
 
 
