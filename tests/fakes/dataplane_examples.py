@@ -67,7 +67,8 @@ class Line(Flow):
         return self.text
 
     def selector(self) -> str:
-        return self.text
+        words = self.text.partition(",actions=")[0].split(",")
+        return ",".join(word for word in words if not word.startswith("cookie="))
 
 
 def flow(text: str) -> Flow:

@@ -29,7 +29,7 @@ async def flush(rundir: Path, wanted: Sequence[Flush], deadline: float) -> str:
     It does if there are datapaths of two types: release 3.1 understands no name of a datapath beside a tuple.
     `rundir` holds its control socket. Raises OpenFlowError if it does not answer.
     """
-    what = f"forgetting connections to {len(wanted)} endpoints"
+    what = f"forgetting the connections of {len(wanted)} endpoints and zones"
     async with unixctl.connect(rundir, deadline, what) as control:
         for words in wanted:
             answer = await control.call("dpctl/flush-conntrack", *words)

@@ -23,6 +23,7 @@ _NO_MATCH = re.compile(
     r"(?:^|[, ])(?:\w+_age|n_bytes|\w+_timeout|importance)=\d+[^,]*$|(?:^|[ ,])(?:send_flow_rem|reset_counts)$"
 )
 _GROUP = re.compile(r"^ ?(group_id=(\d+),.*)$", re.MULTILINE)
+_ONE_FIELD = re.compile(r",fields=(\w+),")
 _METER = re.compile(r"^(meter=(\d+)\b.*\n(?:type=.*\n?)*)", re.MULTILINE)
 
 
@@ -96,8 +97,14 @@ def _printed_flow(line: str) -> PrintedFlow:
 
 
 def parse_groups(printed: str) -> dict[int, str]:
-    """The output of `dump-groups`: each group by its id, in the spelling of `Group.to_ofctl`."""
-    return {int(found[2]): found[1].rstrip() for found in _GROUP.finditer(printed)}
+    """The output of `dump-groups`: each group by its id, in the spelling of `Group.to_ofctl`.
+
+    ovs-ofctl prints `fields=A` for one field to hash, and `fields(A,B)` for two.
+    """
+    return {
+        int(found[2]): _ONE_FIELD.sub(r",fields(\1),", found[1].rstrip(), count=1)
+        for found in _GROUP.finditer(printed)
+    }
 
 
 def parse_meters(printed: str) -> dict[int, str]:

@@ -1,13 +1,17 @@
 """What `bridge.FlowTable` promises, held by the fake and by the real switch."""
 
+from ipaddress import IPv4Address
+
 import pytest
 
 from fakes.dataplane import FakeFlowTable
-from fakes.dataplane_examples import flow, mod
+from fakes.dataplane_examples import flow, group, meter, mod
 from fakes.private_ovs import PrivateOvs
-from k8s_ovs.dataplane.bridge import FlowTable
+from k8s_ovs.dataplane.bridge import FlowTable, SyncResult
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
+from k8s_ovs.dataplane.openflow_compare import LEARNED
 from k8s_ovs.errors import OpenFlowError
+from k8s_ovs.flows.diff import Item, add, delete, in_order
 
 FLOWS = [
     "cookie=0x1,table=0,priority=100,in_port=1,actions=goto_table:10",
@@ -24,6 +28,20 @@ def table(kind: str, request: pytest.FixtureRequest) -> FlowTable:
     ovs: PrivateOvs = request.getfixturevalue("ovs")
     ovs.vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev", "fail_mode=secure")
     return OfctlFlowTable(ovs.mgmt())
+
+
+NAT = "ct(commit,table=70,zone=1,nat(dst=172.11.4.{}:80))"
+USER = flow("cookie=0x11,table=20,priority=7,ip,actions=group:1")
+LIMITED = flow("cookie=0x12,table=21,priority=7,ip,actions=meter:3,goto_table:30")
+SERVICE: list[Item] = [
+    group(1, "group:2", "group:3"),
+    group(2, NAT.format(5), NAT.format(6)),
+    group(3, NAT.format(7), method="hash,fields(ip_src)"),
+    meter(3),
+    meter(4, rate=1_100_000, burst=20_000),
+    USER,
+    LIMITED,
+]
 
 
 async def identities(table: FlowTable) -> set[tuple[int, int, int]]:
@@ -90,3 +108,63 @@ async def test_a_bad_flow_is_quoted_and_changes_nothing(table: FlowTable, bad: s
     with pytest.raises(OpenFlowError, match=quoted):
         await table.replace([flow(FLOWS[0]), flow(bad)])
     assert await identities(table) == {(0, 0, 2)}
+
+
+async def unchanged(table: FlowTable, items: list[Item]) -> bool:
+    """A synchronisation finds nothing to do, so the switch holds exactly these."""
+    return await table.replace(items) == SyncResult(added=0, deleted=0)
+
+
+async def test_groups_and_meters_are_committed_with_the_flows_that_use_them(table: FlowTable) -> None:
+    await table.commit(in_order(map(add, SERVICE)))
+    assert await unchanged(table, SERVICE)
+    changed: list[Item] = [group(1, "group:3"), group(3, "drop"), meter(4, rate=7), USER, LIMITED, meter(3)]
+    mods = [*map(add, (changed[0], changed[1], changed[2])), delete(SERVICE[1])]
+    await table.commit(in_order(mods))
+    assert await unchanged(table, changed)
+    await table.commit(in_order(map(delete, changed)))
+    assert await unchanged(table, [])
+
+
+async def test_repeating_a_commit_is_harmless(table: FlowTable) -> None:
+    for _ in range(2):
+        await table.commit(in_order(map(add, SERVICE)))
+        assert await unchanged(table, SERVICE)
+    for _ in range(2):
+        await table.commit(in_order(map(delete, SERVICE)))
+        assert await unchanged(table, [])
+
+
+async def test_what_groups_and_meters_were_is_brought_back(table: FlowTable) -> None:
+    assert await table.replace(SERVICE) == SyncResult(added=7, deleted=0)
+    assert await unchanged(table, list(reversed(SERVICE)))
+    await table.commit([add(group(2, NAT.format(99))), add(meter(3, rate=9)), add(group(9, "drop"))])
+    assert await table.replace(SERVICE) == SyncResult(added=2, deleted=1)
+    await table.commit([delete(SERVICE[0]), delete(meter(3)), add(meter(77))])
+    assert await identities(table) == set()
+    assert await table.replace(SERVICE) == SyncResult(added=4, deleted=1)
+    assert await identities(table) == {(20, 7, 0x11), (21, 7, 0x12)}
+    assert await table.replace([]) == SyncResult(added=0, deleted=7)
+
+
+async def test_a_refused_group_changes_nothing(table: FlowTable) -> None:
+    with pytest.raises(OpenFlowError, match="OFPBAC_BAD_OUT_GROUP"):
+        await table.commit([add(group(2, "drop")), add(USER)])
+    assert await unchanged(table, [])
+
+
+async def test_flows_that_the_switch_has_learned_stay(table: FlowTable) -> None:
+    cookie, mask = LEARNED
+    learned = mod(f"add cookie={cookie | 0x0A0B:#x},table=61,priority=9,ip,hard_timeout=600,actions=drop")
+    await table.commit([learned, mod(f"add {FLOWS[0]}")])
+    assert await table.replace([flow(FLOWS[1])]) == SyncResult(added=1, deleted=1)
+    assert await unchanged(table, [flow(FLOWS[1])])
+    assert await identities(table) == {(0, 0, 2), (61, 9, cookie | 0x0A0B)}
+    assert [stats.table for stats in await table.dump(cookie, mask)] == [61]
+
+
+async def test_settle_and_forget_change_no_flow(table: FlowTable) -> None:
+    await table.commit([mod(f"add {text}") for text in FLOWS])
+    await table.settle()
+    await table.forget([(IPv4Address("172.11.4.5"), 17, 53)])
+    assert await identities(table) == ALL

@@ -2,17 +2,21 @@
 
 import asyncio
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
-from fakes.dataplane_examples import flow, mod
+from fakes.dataplane_examples import flow, group, meter, mod
 from fakes.private_ovs import PrivateOvs, netns_path
 from k8s_ovs.dataplane.bridge import SyncResult
 from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
+from k8s_ovs.dataplane.openflow_compare import LEARNED
 from k8s_ovs.errors import OpenFlowError
+from k8s_ovs.flows.diff import Item, add
 from k8s_ovs.flows.flow import Flow
+from k8s_ovs.flows.group import MAX_BUCKETS, Meter
 
 
 @pytest.fixture
@@ -71,6 +75,63 @@ async def test_a_synchronisation_keeps_the_counters_of_what_stays(bridge: Privat
     before = await packets()
     assert await table.replace([counted, *many(10)]) == SyncResult(added=10, deleted=0)
     assert await packets() >= before
+
+
+async def test_a_thousand_services_are_compared_quickly_and_not_sent_again(
+    bridge: PrivateOvs,
+) -> None:
+    table = OfctlFlowTable(bridge.mgmt())
+    items: list[Item] = [
+        *many(20_000),
+        *(
+            group(n, *(f"ct(commit,table=70,zone=1,nat(dst=10.1.{n % 250}.{b}:80))" for b in range(5)))
+            for n in range(1000)
+        ),
+        *map(meter, range(1, 301)),
+    ]
+    assert await table.replace(items) == SyncResult(added=21_300, deleted=0)
+    version = bridge.appctl("coverage/read-counter", "rev_flow_table")
+    begun = time.monotonic()
+    assert await table.replace(items) == SyncResult(added=0, deleted=0)
+    assert time.monotonic() - begun < 5
+    assert bridge.appctl("coverage/read-counter", "rev_flow_table") == version
+    assert await table.replace(items[:-1]) == SyncResult(added=0, deleted=1)
+
+
+async def test_a_group_of_as_many_buckets_as_we_make(bridge: PrivateOvs) -> None:
+    buckets = [
+        f"ct(commit,table=70,zone=1,nat(dst=10.1.{n // 250}.{n % 250}:80))" for n in range(MAX_BUCKETS)
+    ]
+    table = OfctlFlowTable(bridge.mgmt())
+    items = [group(1, "group:2"), group(2, *buckets)]
+    assert await table.replace(items) == SyncResult(added=2, deleted=0)
+    assert await table.replace(items) == SyncResult(added=0, deleted=0)
+
+
+async def test_flows_learned_from_a_packet_survive(bridge: PrivateOvs) -> None:
+    cookie, mask = LEARNED
+    learn = flow(
+        f"table=0,udp,actions=learn(table=61,hard_timeout=600,priority=9,cookie={cookie:#x},eth_type=0x800,"
+        "NXM_OF_IP_SRC[],load:NXM_OF_UDP_SRC[]->NXM_NX_REG1[0..15]),output:7"
+    )
+    table = OfctlFlowTable(bridge.mgmt())
+    await table.replace([learn])
+    bridge.appctl("ofproto/trace", "br0", "udp,nw_src=192.0.2.9,udp_src=7", "-generate")
+    found = await table.dump(cookie, mask)
+    assert [(stats.table, stats.match) for stats in found] == [(61, "ip,nw_src=192.0.2.9")]
+    assert await table.replace([learn]) == SyncResult(added=0, deleted=0)
+    assert await table.replace([learn, *many(5)]) == SyncResult(added=5, deleted=0)
+    assert await table.dump(cookie, mask) == found
+
+
+@pytest.mark.parametrize(
+    ("wrong", "refused"), [(meter(0), "meter=0.*refused"), (meter(1, rate=0), "meter=1,.*rate=0.*refused")]
+)
+async def test_a_meter_that_the_switch_refuses_is_quoted(
+    bridge: PrivateOvs, wrong: Meter, refused: str
+) -> None:
+    with pytest.raises(OpenFlowError, match=refused):
+        await OfctlFlowTable(bridge.mgmt()).commit([add(meter(5)), add(wrong)])
 
 
 async def test_a_bundle_is_all_or_nothing(bridge: PrivateOvs) -> None:

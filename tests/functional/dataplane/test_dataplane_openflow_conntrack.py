@@ -1,0 +1,95 @@
+"""`forget` with a real UDP connection, which the switch translates."""
+
+import socket
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from fakes.dataplane_examples import flow, mod
+from fakes.dataplane_wire import Host, wired_bridge
+from fakes.private_ovs import PrivateOvs
+from k8s_ovs.dataplane.openflow import OfctlFlowTable
+from k8s_ovs.errors import OpenFlowError
+from k8s_ovs.flows.fields import CT_ZONES
+
+SERVICE = ("198.51.100.1", 53)
+ENDPOINT = IPv4Address("192.0.2.2")
+OLD, NEW = 1009, 1010
+UDP = socket.IPPROTO_UDP
+
+
+def to_endpoint(port: int, zone: int) -> str:
+    return f"table=62,priority=9,udp,ct_state=+new,actions=ct(commit,zone={zone},nat(dst={ENDPOINT}:{port}),table=70)"
+
+
+def pipeline(zone: int) -> list[str]:
+    return [
+        f"table=0,priority=9,udp,nw_dst={SERVICE[0]},actions=ct(zone={zone},nat,table=62)",
+        f"table=0,priority=8,udp,nw_src={ENDPOINT},actions=ct(zone={zone},nat,table=70)",
+        "table=62,priority=1,udp,actions=goto_table:70",
+        to_endpoint(OLD, zone),
+        "table=70,udp,nw_dst=192.0.2.1,actions=output:1",
+        "table=70,udp,nw_dst=192.0.2.2,actions=output:2",
+    ]
+
+
+@pytest.fixture
+def hosts(ovs: PrivateOvs) -> Iterator[tuple[Host, Host]]:
+    with wired_bridge(ovs) as made:
+        yield made
+
+
+def ask(client: socket.socket, endpoint: socket.socket) -> bool:
+    """The client's datagram reaches this endpoint, and the answer comes from the Service."""
+    client.sendto(b"question", SERVICE)
+    question, sender = endpoint.recvfrom(64)
+    endpoint.sendto(b"answer", sender)
+    return (question, client.recvfrom(64)) == (b"question", (b"answer", SERVICE))
+
+
+@pytest.mark.parametrize("zone", CT_ZONES.values())
+async def test_a_client_that_goes_on_sending_comes_to_another_endpoint(
+    ovs: PrivateOvs, hosts: tuple[Host, Host], zone: int
+) -> None:
+    table = OfctlFlowTable(ovs.mgmt())
+    await table.replace(map(flow, pipeline(zone)))
+    client, server = hosts
+    with client.udp() as first, client.udp() as second, server.udp(OLD) as old, server.udp(NEW) as new:
+        assert ask(first, old)
+        await table.commit([mod(f"add {to_endpoint(NEW, zone)}")])
+        assert ask(first, old), "an established connection stays"
+        assert ask(second, new)
+        before = ovs.appctl("dpctl/dump-conntrack", f"zone={zone}")
+        await table.forget([(ENDPOINT, UDP, OLD), (IPv4Address("192.0.2.77"), UDP, 5)])
+        assert ask(first, new)
+        after = ovs.appctl("dpctl/dump-conntrack", f"zone={zone}")
+        mine = f"sport={second.getsockname()[1]}"
+        assert [line for line in before.splitlines() if mine in line] == [
+            line for line in after.splitlines() if mine in line
+        ], "the other connection is the same"
+
+
+async def test_with_datapaths_of_two_types(ovs: PrivateOvs) -> None:
+    """ovs-vswitchd 3.1 then understands no tuple; ovs-ofctl says which bridge is meant."""
+    ovs.kill_vswitchd()
+    ovs.vswitchd = ovs._spawn("ovs-vswitchd", "--enable-dummy", ovs.remote)
+    ovs.vsctl("add-br", "other", "--", "set", "bridge", "other", "datapath_type=dummy")
+    with wired_bridge(ovs) as (client, server):
+        table = OfctlFlowTable(ovs.mgmt())
+        await table.replace(map(flow, pipeline(1)))
+        with client.udp() as first, server.udp(OLD) as old, server.udp(NEW) as new:
+            assert ask(first, old)
+            await table.commit([mod(f"add {to_endpoint(NEW, 1)}")])
+            await table.forget([(ENDPOINT, UDP, OLD)])
+            assert ask(first, new)
+
+
+async def test_no_switch(tmp_path: Path) -> None:
+    table = OfctlFlowTable(f"unix:{tmp_path}/br0.mgmt")
+    await table.forget([])
+    with pytest.raises(
+        OpenFlowError, match=r"forgetting the connections of \d .*No such file.*check that ovs-vswitchd"
+    ):
+        await table.forget([(ENDPOINT, UDP, OLD)])
