@@ -107,7 +107,7 @@ def _bits() -> str:
     rows = ([item.name, item.nxm, str(item.width), item.meaning] for item in METADATA)
     text = "## Registers and marks\n\n" + _rows(["name", "where", "bits", "meaning"], rows)
     zones = ", ".join(f"{number} ({name})" for name, number in CT_ZONES.items())
-    return f"{text}\n\nConntrack zones: {zones}; reserved, nothing uses conntrack yet."
+    return f"{text}\n\nConntrack zones: {zones}. Only packets of Services pass through them."
 
 
 def _cookies() -> str:

@@ -1,4 +1,4 @@
-"""Every bit that the pipeline uses, by name: packet fields, registers, cookie, conntrack marks and zones.
+"""Every bit that the pipeline uses, by name: packet fields, registers, conntrack states and zones.
 
 The only place where a bit is given a meaning; widths and overlaps are checked when this module is imported, and
 docs/pipeline.md is generated from it. Field names and NXM names: ovs-fields(7).
@@ -25,8 +25,27 @@ def _mac(value: int) -> str:
 
 
 _FRAGMENTS = {0: "no", 1: "first", 3: "later"}
-FIRST_FRAGMENT = 1
-"""What `IP_FRAG` holds for the fragment with offset 0."""
+FIRST_FRAGMENT, LATER_FRAGMENT = 1, 3
+"""What `IP_FRAG` holds for the fragment with offset 0, and for the others."""
+
+
+_CT_FLAGS = ("new", "est", "rel", "rpl", "inv", "trk", "snat", "dnat")
+_TCP_FLAGS = ("fin", "syn", "rst", "psh", "ack")
+
+
+def _ct_flags(value: int, mask: int) -> str:
+    return _flags(_CT_FLAGS, value, mask)
+
+
+def _tcp_flags(value: int, mask: int) -> str:
+    return _flags(_TCP_FLAGS, value, mask)
+
+
+def _flags(names: tuple[str, ...], value: int, mask: int) -> str:
+    """`+set-unset`, lowest bit first, as ovs-ofctl prints flags of which some do not count."""
+    return "".join(
+        ("+" if value >> bit & 1 else "-") + name for bit, name in enumerate(names) if mask >> bit & 1
+    )
 
 
 def _slash_hex(mask: int) -> str:
@@ -49,8 +68,8 @@ class Field:
     """A packet field or register of Open vSwitch.
 
     `name` and `nxm` are ovs-ofctl's two spellings, `width` is in bits, `order` the position in which ovs-ofctl prints
-    it, `ethertype` (and `protocol`) what a packet must be so that it has the field (0: every packet has it). `show`
-    and `show_mask` spell a value and a partial mask.
+    it (below 8: before the protocol), `ethertype` (and `protocol`) what a packet must be so that it has the field (0: every
+    packet has it). `show` and `show_mask` spell a value and a partial mask, `show_flags` both at once.
     """
 
     name: str
@@ -62,6 +81,7 @@ class Field:
     ethertype: int = 0
     protocol: int = 0
     action_name: str = ""
+    show_flags: Callable[[int, int], str] | None = field(default=None, compare=False)
 
     @property
     def written(self) -> str:
@@ -116,7 +136,9 @@ class Bits:
 ARP_TYPE = 0x0806
 IP_TYPE = 0x0800
 IPV6_TYPE = 0x86DD
-UDP_PROTO = 17
+ICMP_PROTO, TCP_PROTO, UDP_PROTO, SCTP_PROTO = 1, 6, 17, 132
+ICMP_ERRORS = (3, 11, 12)
+"""ICMP types that speak of another packet: unreachable, time exceeded, parameter problem (RFC 792)."""
 VXLAN_PORT = 4789
 """The UDP port of VXLAN (RFC 7348, section 5; also the default of Open vSwitch)."""
 
@@ -128,6 +150,9 @@ REG1 = Field("reg1", "NXM_NX_REG1", 32, 11)
 REG2 = Field("reg2", "NXM_NX_REG2", 32, 12)
 REG3 = Field("reg3", "NXM_NX_REG3", 32, 13)
 REG4 = Field("reg4", "NXM_NX_REG4", 32, 14)
+REG5 = Field("reg5", "NXM_NX_REG5", 32, 15)
+REG6 = Field("reg6", "NXM_NX_REG6", 32, 16)
+CT_STATE = Field("ct_state", "NXM_NX_CT_STATE", 32, 1, show_flags=_ct_flags)
 IN_PORT = Field("in_port", "NXM_OF_IN_PORT", 16, 30, str)
 VLAN_TCI = Field(
     "vlan_tci", "NXM_OF_VLAN_TCI", 16, 31, lambda value: f"{value:#06x}", lambda mask: f"/{mask:#06x}"
@@ -143,8 +168,35 @@ ARP_OP = Field("arp_op", "NXM_OF_ARP_OP", 16, 44, str, _slash_hex, ARP_TYPE)
 ARP_SHA = Field("arp_sha", "NXM_NX_ARP_SHA", 48, 45, _mac, _slash_mac, ARP_TYPE)
 ARP_THA = Field("arp_tha", "NXM_NX_ARP_THA", 48, 46, _mac, _slash_mac, ARP_TYPE)
 IP_PROTO = Field("nw_proto", "NXM_OF_IP_PROTO", 8, 47, str, _slash_hex, IP_TYPE)
-IP_FRAG = Field("nw_frag", "NXM_NX_IP_FRAG", 2, 49, lambda value: _FRAGMENTS[value], _slash_hex, IP_TYPE)
-UDP_DST = Field("tp_dst", "NXM_OF_UDP_DST", 16, 50, str, _slash_hex, IP_TYPE, UDP_PROTO)
+IP_FRAG = Field(
+    "nw_frag",
+    "NXM_NX_IP_FRAG",
+    2,
+    49,
+    lambda value: _FRAGMENTS[value],
+    ethertype=IP_TYPE,
+    show_flags=lambda value, mask: _FRAGMENTS[value] if mask == 3 else "yes",
+)
+ICMP_TYPE = Field("icmp_type", "NXM_OF_ICMP_TYPE", 8, 50, str, _slash_hex, IP_TYPE, ICMP_PROTO)
+
+
+def _port(name: str, protocol: str, order: int, number: int) -> Field:
+    kind = "OXM_OF" if number == SCTP_PROTO else "NXM_OF"
+    nxm = f"{kind}_{protocol}_{'SRC' if name == 'tp_src' else 'DST'}"
+    return Field(name, nxm, 16, order, str, _slash_hex, IP_TYPE, number)
+
+
+TCP_SRC = _port("tp_src", "TCP", 51, TCP_PROTO)
+TCP_DST = _port("tp_dst", "TCP", 52, TCP_PROTO)
+UDP_SRC = _port("tp_src", "UDP", 51, UDP_PROTO)
+UDP_DST = _port("tp_dst", "UDP", 52, UDP_PROTO)
+SCTP_SRC = _port("tp_src", "SCTP", 51, SCTP_PROTO)
+SCTP_DST = _port("tp_dst", "SCTP", 52, SCTP_PROTO)
+SOURCE_PORT: Mapping[int, Field] = {TCP_PROTO: TCP_SRC, UDP_PROTO: UDP_SRC, SCTP_PROTO: SCTP_SRC}
+DESTINATION_PORT: Mapping[int, Field] = {TCP_PROTO: TCP_DST, UDP_PROTO: UDP_DST, SCTP_PROTO: SCTP_DST}
+TCP_FLAGS = Field(
+    "tcp_flags", "NXM_NX_TCP_FLAGS", 12, 53, str, _slash_hex, IP_TYPE, TCP_PROTO, show_flags=_tcp_flags
+)
 
 
 class Origin(IntEnum):
@@ -169,13 +221,21 @@ ARP_SWAP = Bits("ARP swap", REG3, 0, 32, "an address, while the ARP responder sw
 TUNNEL_KEY = Bits("tunnel key", TUN_ID, 0, 24, "VNI in the VXLAN header")
 TAGGED = Bits("VLAN tag present", VLAN_TCI, 12, 1, "the frame has an 802.1Q tag")
 
-CT_MARK = Field("ct_mark", "NXM_NX_CT_MARK", 32, 5)
-CT_CLIENT_VNI = Bits("client VNI", CT_MARK, 0, 24, "reserved for Services: tenant that opened the connection")
-CT_SERVICE = Bits(
-    "service connection", CT_MARK, 24, 1, "reserved for Services: replies are to be translated back"
-)
-CT_ZONES: Mapping[str, int] = {"service": 1}
-"""Conntrack zones, reserved for Services. Zone 0 is left to the host's own conntrack."""
+ENDPOINT = Bits("endpoint", REG5, 0, 32, "with affinity: address of the endpoint that was chosen")
+ENDPOINT_PORT = Bits("endpoint port", REG6, 0, 16, "with affinity: its port")
+CHOSEN = Bits("endpoint chosen", REG6, 16, 1, "with affinity: address and port count")
+CHOICE = Bits("choice", REG6, 0, 17, "endpoint port and endpoint chosen together")
+
+CT_NEW = Bits("conntrack: new", CT_STATE, 0, 1)
+CT_INVALID = Bits("conntrack: invalid", CT_STATE, 4, 1)
+CT_TRACKED = Bits("conntrack: tracked", CT_STATE, 5, 1)
+TCP_DATA = Bits("SYN, FIN and RST", TCP_FLAGS, 0, 3)
+ANY_FRAGMENT = Bits("a fragment", IP_FRAG, 0, 1)
+
+SERVICE_ZONE, HAIRPIN_ZONE = 1, 2
+CT_ZONES: Mapping[str, int] = {"service": SERVICE_ZONE, "hairpin": HAIRPIN_ZONE}
+"""Conntrack zones: who was translated to which endpoint; who got another source address because it reached itself. Zone 0
+is left to the host's own conntrack."""
 
 METADATA: tuple[Bits, ...] = (
     SOURCE_VNI,
@@ -185,8 +245,9 @@ METADATA: tuple[Bits, ...] = (
     HAS_SECOND_VNI,
     OUTPUT_PORT,
     ARP_SWAP,
-    CT_CLIENT_VNI,
-    CT_SERVICE,
+    ENDPOINT,
+    ENDPOINT_PORT,
+    CHOSEN,
 )
 """Every bit to which this program gives a meaning of its own."""
 

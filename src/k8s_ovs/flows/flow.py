@@ -6,6 +6,7 @@ dataplane. Never talks to a switch. Spelling: ovs-fields(7), ovs-actions(7), "Fl
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from k8s_ovs.errors import PipelineError
 from k8s_ovs.flows.fields import ETH_TYPE, IP_PROTO, Bits, Field
@@ -102,7 +103,81 @@ class Goto:
         return f"goto_table:{self.table}"
 
 
-Action = SetField | Move | Output | OutputInPort | Goto
+@dataclass(frozen=True, slots=True)
+class Nat:
+    """Translate the destination, or (`source`) the source, to `address` and, unless 0, `port`."""
+
+    address: IPv4Address
+    port: int = 0
+    source: bool = False
+
+    def __str__(self) -> str:
+        port = f":{self.port}" if self.port else ""
+        return f"nat({'src' if self.source else 'dst'}={self.address}{port})"
+
+
+@dataclass(frozen=True, slots=True)
+class Ct:
+    """Pass through conntrack in `zone`, and go on in `table` with what it says; a later table or an earlier one.
+
+    With `nat`, a new connection is committed with that translation; without, the translation of a known connection is
+    applied, in its direction, and a new connection stays unknown. See ovs-actions(7), "ct".
+    """
+
+    zone: int
+    table: int
+    nat: Nat | None = None
+
+    def __str__(self) -> str:
+        commit, nat = ("commit,", str(self.nat)) if self.nat is not None else ("", "nat")
+        return f"ct({commit}table={self.table},zone={self.zone},{nat})"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAction:
+    """Let the group with this id choose what happens."""
+
+    group: int
+
+    def __str__(self) -> str:
+        return f"group:{self.group}"
+
+
+@dataclass(frozen=True, slots=True)
+class Resubmit:
+    """Apply the flow of `table` that matches, and go on behind this action."""
+
+    table: int
+
+    def __str__(self) -> str:
+        return f"resubmit(,{self.table})"
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """Let the switch itself add a flow to `table`, for `seconds` from now on, also if it is there already.
+
+    It matches the packets whose `matches` are as this packet's, of the IP protocol `protocol`, and copies to them the
+    `loads` that this packet has. See ovs-actions(7), "learn".
+    """
+
+    table: int
+    seconds: int
+    priority: int
+    cookie: int
+    protocol: int
+    matches: tuple[Bits, ...]
+    loads: tuple[Bits, ...]
+
+    def __str__(self) -> str:
+        words = [f"table={self.table}", f"hard_timeout={self.seconds}", f"priority={self.priority}"]
+        words += [f"cookie={self.cookie:#x}", "eth_type=0x800", f"nw_proto={self.protocol}"]
+        words += [bits.nxm for bits in self.matches]
+        words += [f"load:{bits.nxm}->{bits.nxm}" for bits in self.loads]
+        return f"learn({','.join(words)})"
+
+
+Action = SetField | Move | Output | OutputInPort | Goto | Ct | GroupAction | Resubmit | Learn
 
 Identity = tuple[int, int, Match]
 """Table, priority and match."""
@@ -110,13 +185,17 @@ Identity = tuple[int, int, Match]
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A flow. No actions means: drop. `cookie` is laid out in `flows.names`."""
+    """A flow. No actions means: drop. `cookie` is laid out in `flows.names`.
+
+    With `idle` the switch removes it by itself once no packet has met it for that many seconds.
+    """
 
     table: int
     priority: int
     match: Match
     actions: tuple[Action, ...]
     cookie: int = 0
+    idle: int = 0
 
     @property
     def identity(self) -> Identity:
@@ -138,38 +217,40 @@ class Flow:
 
     def to_ofctl(self) -> str:
         """One line that `ovs-ofctl add-flow` and `replace-flows` read."""
-        return f"cookie={self.cookie:#x},{self.selector()},actions={self.actions_text()}"
+        idle = f"idle_timeout={self.idle}," if self.idle else ""
+        return f"cookie={self.cookie:#x},{idle}{self.selector()},actions={self.actions_text()}"
 
     def __str__(self) -> str:
         return self.to_ofctl()
 
 
 _PROTOCOL_WORDS = {0x0806: "arp", 0x86DD: "ipv6", 0x0800: "ip"}
-_UDP = 17
+_TRANSPORT_WORDS = {1: "icmp", 6: "tcp", 17: "udp", 132: "sctp"}
+_BEFORE_PROTOCOL = 8
+"""Fields of a lower order come before the word for the protocol."""
 
 
 def _match_words(match: Match) -> list[str]:
     by_field = {test.field: test for test in match}
-    words: list[str] = []
+    words = [_test_word(test) for test in match if test.field.order < _BEFORE_PROTOCOL]
     shown: set[Field] = set()
     kind = by_field.get(ETH_TYPE)
     if kind is not None and kind.value in _PROTOCOL_WORDS:
         words.append(_PROTOCOL_WORDS[kind.value])
         shown.add(ETH_TYPE)
         proto = by_field.get(IP_PROTO)
-        if kind.value == 0x0800 and proto is not None and proto.value == _UDP:
-            words[-1] = "udp"
+        if kind.value == 0x0800 and proto is not None and proto.value in _TRANSPORT_WORDS:
+            words[-1] = _TRANSPORT_WORDS[proto.value]
             shown.add(IP_PROTO)
     for test in match:
-        if test.field not in shown:
+        if test.field not in shown and test.field.order >= _BEFORE_PROTOCOL:
             words.append(_test_word(test))
     return words
 
 
 def _test_word(test: Test) -> str:
-    text = test.field.show(test.value)
-    return (
-        f"{test.field.name}={text}"
-        if test.exact
-        else f"{test.field.name}={text}{test.field.show_mask(test.mask)}"
-    )
+    field = test.field
+    if field.show_flags is not None:
+        return f"{field.name}={field.show_flags(test.value, test.mask)}"
+    mask = "" if test.exact else field.show_mask(test.mask)
+    return f"{field.name}={field.show(test.value)}{mask}"

@@ -11,6 +11,8 @@ from k8s_ovs.flows.flow import Action
 
 GroupId = NewType("GroupId", int)
 """A group of the bridge, 0 to 0xffffff00."""
+NO_GROUP = GroupId(0)
+"""No group of ours: they begin at 1."""
 MeterId = NewType("MeterId", int)
 """A meter of the bridge, from 1."""
 
@@ -34,7 +36,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of type select. `method` is `dp_hash` or `hash`, or `hash,fields(...)` as ovs-ofctl spells it."""
+    """A group of type select. `method` is `dp_hash` or `hash`, or `hash,fields=FIELD` as ovs-ofctl prints it."""
 
     id: GroupId
     method: str

@@ -68,6 +68,15 @@ class Drop(IntEnum):
     ARP_OUTSIDE_NETWORK = 51, "ARP request for an address outside the cluster network"
     NO_SERVICE = 60, "no Service has this address"
     SERVICE_OTHER = 61, "not IPv4 in the service stage"
+    SERVICE_TENANT_MISMATCH = 62, "to a Service of another tenant, and neither is global"
+    SERVICE_INVALID = (
+        63,
+        "to or from a Service, but part of no connection that conntrack knows or could begin",
+    )
+    SERVICE_ENDPOINT = 64, "chosen by a Service for an endpoint that it does not have"
+    HAIRPIN_UNKNOWN = 65, "to the address for those who reach themselves, from somebody who does not"
+    HAIRPIN_OTHER = 66, "not IPv4 behind the translation of a Service"
+    NODE_PORT_OTHER = 67, "to a node's address, but neither the tunnel nor the host is the way"
     NO_SUCH_POD = 70, "address of this node's subnet that no pod has"
     NO_SUCH_HOST = 71, "address of the cluster network that no host's subnet contains"
     NO_TRANSIT = 72, "from a tunnel, but not for this node"
@@ -82,7 +91,10 @@ class Drop(IntEnum):
 
 
 class StageId(IntEnum):
-    """Which part of `flows.stages` made a flow. The numbers are in cookies: give new ones, never change one."""
+    """Which part of `flows.stages` made a flow. The numbers are in cookies: give new ones, never change one.
+
+    AFFINITY is the switch's own part: flows that it learned, or that go by themselves; nobody takes them from it.
+    """
 
     CLASSIFY = 1
     TUNNEL = 2
@@ -93,6 +105,12 @@ class StageId(IntEnum):
     ROUTE = 7
     TENANT = 8
     DELIVER = 9
+    AFFINITY = 10
+    SERVICE_REPLY = 11
+    SERVICE_NEW = 12
+    ENDPOINT = 13
+    HAIRPIN = 14
+    NODE_PORT = 15
 
     @property
     def label(self) -> str:
@@ -100,9 +118,15 @@ class StageId(IntEnum):
         return self.name.lower().replace("_", "-")
 
 
+_NUMBERS = {StageId.TENANT: "VNI", StageId.SERVICE_NEW: "group"}
+
+
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a cookie says. `about` is the object's number: a pod's or host's IPv4 address, or a VNI; 0 for none."""
+    """What a cookie says. `about` is the object's number, 0 for none.
+
+    A pod's, host's or endpoint's IPv4 address; in the stage tenant a VNI, in the stage service-new the id of a group.
+    """
 
     stage: StageId
     drop: Drop | None = None
@@ -118,7 +142,8 @@ class Meaning:
             return f"{self.stage.label}: drop {self.drop.label}"
         if not self.about:
             return self.stage.label
-        return f"{self.stage.label}: {'VNI ' + str(self.about) if self.stage is StageId.TENANT else self.address}"
+        what = _NUMBERS.get(self.stage)
+        return f"{self.stage.label}: {self.address if what is None else f'{what} {self.about}'}"
 
 
 def cookie_of(stage: StageId, about: int = 0) -> int:

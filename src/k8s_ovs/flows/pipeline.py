@@ -4,23 +4,34 @@ Used by the agent's reconciler: a NodeView says what changed, `DesiredFlows.upda
 for one commit. The flows themselves come from `flows.stages`. Nothing here talks to a switch.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Address
 
 from k8s_ovs.flows.diff import Item, ItemIdentity, Mod, add, delete, in_order
+from k8s_ovs.flows.group import NO_GROUP, GroupId
+from k8s_ovs.flows.groupids import GroupIds
+from k8s_ovs.flows.leaving import Forgotten, farewell
 from k8s_ovs.flows.names import Drop
 from k8s_ovs.flows.stages.arp import Arp
 from k8s_ovs.flows.stages.base import Stage
 from k8s_ovs.flows.stages.classify import Classify
 from k8s_ovs.flows.stages.deliver import Deliver
 from k8s_ovs.flows.stages.gateway_in import GatewayIn
+from k8s_ovs.flows.stages.hairpin import Hairpin
+from k8s_ovs.flows.stages.node_port import NodePort
 from k8s_ovs.flows.stages.pod_in import PodIn
 from k8s_ovs.flows.stages.route import Route
 from k8s_ovs.flows.stages.service import Service
+from k8s_ovs.flows.stages.service_new import ServiceNew
+from k8s_ovs.flows.stages.service_reply import ServiceReply
 from k8s_ovs.flows.stages.tenant import Tenant
 from k8s_ovs.flows.stages.tunnel import Tunnel
 from k8s_ovs.flows.tables import CLASSIFY, TABLES
 from k8s_ovs.model.records import (
     LOCAL_HOST,
+    Backend,
+    Frontend,
+    FrontendKey,
     LocalHost,
     LocalPod,
     RemoteHost,
@@ -38,15 +49,21 @@ STAGES: tuple[Stage, ...] = (
     GatewayIn(),
     Arp(),
     Service(),
+    ServiceReply(),
+    ServiceNew(),
+    Hairpin(),
     Route(),
+    NodePort(),
     Tenant(),
     Deliver(),
 )
 """Every stage, in the order in which a packet meets them."""
 
 
-def flows_of(key: ViewKey, record: ViewRecord | None, local: LocalHost | None) -> tuple[Item, ...]:
-    """The flows, groups and meters of one object.
+def flows_of(
+    key: ViewKey, record: ViewRecord | None, local: LocalHost | None, group: GroupId = NO_GROUP
+) -> tuple[Item, ...]:
+    """The flows, groups and meters of one object; `group` is a frontend's.
 
     The node itself has some even before it has a subnet: they drop, and say why.
     """
@@ -54,10 +71,10 @@ def flows_of(key: ViewKey, record: ViewRecord | None, local: LocalHost | None) -
         return tuple(_node_flows(local))
     if local is None or record is None:
         return ()
-    return tuple(flow for stage in STAGES for flow in _stage_flows(stage, record, local))
+    return tuple(item for stage in STAGES for item in _stage_items(stage, record, local, group))
 
 
-def _stage_flows(stage: Stage, record: ViewRecord, local: LocalHost) -> Iterable[Item]:
+def _stage_items(stage: Stage, record: ViewRecord, local: LocalHost, group: GroupId) -> Iterable[Item]:
     match record:
         case LocalHost():
             return stage.node(record)
@@ -67,6 +84,10 @@ def _stage_flows(stage: Stage, record: ViewRecord, local: LocalHost) -> Iterable
             return stage.remote_host(local, record)
         case TenantPresent():
             return stage.tenant(local, record)
+        case Frontend():
+            return stage.frontend(local, record, group)
+        case Backend():
+            return stage.backend(local, record)
 
 
 def _node_flows(local: LocalHost | None) -> Iterator[Item]:
@@ -90,6 +111,8 @@ class DesiredFlows:
         self._local: LocalHost | None = None
         self._by_key: dict[ViewKey, dict[ItemIdentity, Item]] = {}
         self._claims: dict[ItemIdentity, dict[ViewKey, Item]] = {}
+        self._groups = GroupIds()
+        self._forgotten = Forgotten()
 
     def __len__(self) -> int:
         return len(self._claims)
@@ -105,11 +128,25 @@ class DesiredFlows:
             self._local = view.local
         before: dict[ItemIdentity, Item | None] = {}
         for key in sorted(keys, key=key_order):
-            wanted: dict[ItemIdentity, Item] = {
-                item.identity: item for item in flows_of(key, view.record(key), view.local)
-            }
+            wanted = {item.identity: item for item in self._items(key, view)}
             self._replace(key, wanted, before)
         return self._mods(before)
+
+    def adopt(self, groups: Mapping[FrontendKey, GroupId]) -> None:
+        """Frontends keep these groups of the switch (see `flows.groupids.groups_in_use`). Before the first update."""
+        self._groups.adopt(groups)
+
+    def groups(self) -> dict[FrontendKey, GroupId]:
+        """The group of every frontend."""
+        return self._groups.given()
+
+    def take_forgotten(self) -> frozenset[tuple[IPv4Address, int, int]]:
+        """UDP endpoints that left their Service since this was asked last: (address, IP protocol, port).
+
+        Once the modifications are committed, what conntrack knows of them is to be forgotten (`FlowTable.forget`): a
+        client that goes on from one port would stay with them for ever.
+        """
+        return self._forgotten.take()
 
     def all(self) -> Iterator[Item]:
         """Everything, each identity once."""
@@ -118,6 +155,17 @@ class DesiredFlows:
     def of(self, key: ViewKey) -> tuple[Item, ...]:
         """What one object wants."""
         return tuple(self._by_key.get(key, {}).values())
+
+    def _items(self, key: ViewKey, view: NodeView) -> tuple[Item, ...]:
+        record = view.record(key)
+        if not isinstance(key, FrontendKey):
+            return flows_of(key, record, view.local)
+        frontend = record if isinstance(record, Frontend) else None
+        self._forgotten.note(key, frontend)
+        if frontend is None:
+            self._groups.release(key)
+            return ()
+        return flows_of(key, frontend, view.local, self._groups.of(key))
 
     def _replace(
         self, key: ViewKey, wanted: dict[ItemIdentity, Item], before: dict[ItemIdentity, Item | None]
@@ -146,6 +194,7 @@ class DesiredFlows:
             new = _winner(claims) if claims else None
             if new is None and old is not None:
                 mods.append(delete(old))
+                mods += map(add, farewell(old))
             elif new is not None and new != old:
                 mods.append(add(new))
         return in_order(mods)

@@ -11,7 +11,22 @@ from dataclasses import dataclass
 from k8s_ovs.errors import PipelineError
 from k8s_ovs.flows import fields as f
 from k8s_ovs.flows.fields import Bits, Field
-from k8s_ovs.flows.flow import Action, Flow, Goto, Match, Move, Output, OutputInPort, SetField, match_of
+from k8s_ovs.flows.flow import (
+    Action,
+    Ct,
+    Flow,
+    Goto,
+    GroupAction,
+    Learn,
+    Match,
+    Move,
+    Output,
+    OutputInPort,
+    Resubmit,
+    SetField,
+    match_of,
+)
+from k8s_ovs.flows.group import Bucket, Group, GroupId
 from k8s_ovs.flows.names import Drop, StageId, cookie_of, drop_cookie
 
 Wanted = Iterable[tuple[Bits, int]]
@@ -22,7 +37,11 @@ TOP_PRIORITY = 0xFFFF
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table. `next` holds table numbers; `miss` names the drop at its end; `filled` says what its flows grow with."""
+    """One table. `next` holds table numbers; `miss` names the drop at its end; `filled` says what its flows grow with.
+
+    `tracked` are the tables where packets go on that conntrack, in one of `zones`, has looked at; they may be earlier
+    ones. `calls` are the tables that it uses by resubmit, `learns` those that get flows which the switch learns.
+    """
 
     number: int
     name: str
@@ -34,6 +53,11 @@ class Table:
     sets: tuple[Bits, ...] = ()
     next: tuple[int, ...] = ()
     outputs: bool = False
+    tracked: tuple[int, ...] = ()
+    zones: tuple[int, ...] = ()
+    calls: tuple[int, ...] = ()
+    learns: tuple[int, ...] = ()
+    groups: bool = False
 
     def flow(self, priority: int, match: Wanted, actions: Sequence[Action], *, about: int = 0) -> Flow:
         """A flow that lets packets go on; `about` is the object's number for the cookie. Raises PipelineError."""
@@ -48,6 +72,13 @@ class Table:
         return self._checked(
             Flow(self.number, priority, match_of(match), (), drop_cookie(self.stage, reason))
         )
+
+    def group(self, number: GroupId, method: str, buckets: Iterable[Bucket]) -> Group:
+        """A group for flows of this table; its buckets may do what those may. Raises PipelineError."""
+        group = Group(number, method, tuple(buckets))
+        for bucket in group.buckets:
+            self._checked(Flow(self.number, TOP_PRIORITY, (), bucket.actions))
+        return group
 
     def end(self) -> Flow:
         """The drop at the end of the table."""
@@ -85,6 +116,26 @@ class Table:
             case Output() | OutputInPort():
                 if not self.outputs:
                     raise self._error(flow, "may not output")
+            case _:
+                self._check_connection(flow, action)
+
+    def _check_connection(self, flow: Flow, action: Ct | GroupAction | Resubmit | Learn) -> None:
+        """What translates connections and chooses endpoints."""
+        if isinstance(action, Ct | GroupAction) and action is not flow.actions[-1]:
+            raise self._error(flow, f"goes on behind {action}")
+        match action:
+            case Ct(zone, table):
+                if table not in self.tracked or zone not in self.zones:
+                    raise self._error(flow, f"may not go to table {table} through conntrack zone {zone}")
+            case GroupAction():
+                if not self.groups:
+                    raise self._error(flow, "may not use a group")
+            case Resubmit(table):
+                if table not in self.calls:
+                    raise self._error(flow, f"may not use table {table}")
+            case Learn(table):
+                if table not in self.learns:
+                    raise self._error(flow, f"may not learn into table {table}")
 
     def _check_set(self, flow: Flow, bits: Bits) -> None:
         if bits.mask & ~_mask_of(self.sets, bits.field):
@@ -117,7 +168,14 @@ def _exactly(match: Match, field: Field) -> int | None:
 
 _DELIVER = 100
 _TENANT = 80
+_NODE_PORT = 75
 _ROUTE = 70
+_HAIRPIN = 68
+_HAIRPIN_REPLY = 66
+_ENDPOINT = 64
+_AFFINITY = 63
+_SERVICE_NEW = 62
+_SERVICE_REPLY = 61
 _SERVICE = 60
 _ARP = 40
 _GATEWAY_IN = 30
@@ -202,15 +260,102 @@ ARP = Table(
     ),
     outputs=True,
 )
+_PORTS = tuple(field.whole for field in f.DESTINATION_PORT.values())
+_FRONTEND = (f.ETH_TYPE.whole, f.IP_PROTO.whole, f.IP_DST.whole, *_PORTS)
 SERVICE = Table(
     number=_SERVICE,
     name="service",
     stage=StageId.SERVICE,
-    decides="whether the destination is a Service, and which endpoint it becomes (no Service yet: dropped)",
-    filled="fixed",
+    decides="whether the destination is a Service, and whether the packet's tenant may reach it",
+    filled="address and port of a Service",
     miss=Drop.SERVICE_OTHER,
-    matches=(f.ETH_TYPE.whole, f.IP_DST.whole),
+    matches=(*_FRONTEND, f.IP_FRAG.whole, f.SOURCE_VNI, f.ORIGIN),
+    next=(_SERVICE_REPLY,),
+    tracked=(_SERVICE_NEW,),
+    zones=(f.SERVICE_ZONE,),
+)
+SERVICE_REPLY = Table(
+    number=_SERVICE_REPLY,
+    name="service-reply",
+    stage=StageId.SERVICE_REPLY,
+    decides="whether it may be an endpoint's answer to a client of this node: then conntrack translates it back",
+    filled="endpoint",
+    miss=Drop.SERVICE_OTHER,
+    matches=(
+        *(
+            f.ETH_TYPE.whole,
+            f.IP_PROTO.whole,
+            f.IP_SRC.whole,
+            f.IP_DST.whole,
+            f.IP_FRAG.whole,
+            f.ICMP_TYPE.whole,
+        ),
+        *(field.whole for field in f.SOURCE_PORT.values()),
+    ),
     next=(_ROUTE,),
+    tracked=(_ROUTE, _HAIRPIN_REPLY),
+    zones=(f.SERVICE_ZONE, f.HAIRPIN_ZONE),
+)
+SERVICE_NEW = Table(
+    number=_SERVICE_NEW,
+    name="service-new",
+    stage=StageId.SERVICE_NEW,
+    decides="whether the connection is known and translated already; a new one gets an endpoint, if there is one",
+    filled="address and port of a Service",
+    miss=Drop.NO_SERVICE,
+    matches=(*_FRONTEND, f.CT_NEW, f.CT_INVALID, f.CT_TRACKED),
+    sets=(f.ENDPOINT, f.CHOICE),
+    next=(_ENDPOINT, _HAIRPIN),
+    tracked=(_HAIRPIN,),
+    zones=(f.SERVICE_ZONE,),
+    calls=(_AFFINITY, _ENDPOINT),
+    groups=True,
+)
+AFFINITY = Table(
+    number=_AFFINITY,
+    name="affinity",
+    stage=StageId.SERVICE_NEW,
+    decides="which endpoint the client had last; the switch learns that by itself",
+    filled="fixed; client of a Service with affinity, for as long as that lasts",
+    miss=Drop.SERVICE_ENDPOINT,
+    matches=(f.ETH_TYPE.whole,),
+    sets=(f.CHOICE,),
+)
+ENDPOINT = Table(
+    number=_ENDPOINT,
+    name="endpoint",
+    stage=StageId.ENDPOINT,
+    decides="whether the client's endpoint is still there; else it gets another one",
+    filled="address and port of a Service with affinity, and its endpoints",
+    miss=Drop.SERVICE_ENDPOINT,
+    matches=(*_FRONTEND, f.ENDPOINT, f.CHOICE),
+    tracked=(_HAIRPIN,),
+    zones=(f.SERVICE_ZONE,),
+    learns=(_AFFINITY,),
+    groups=True,
+)
+HAIRPIN_REPLY = Table(
+    number=_HAIRPIN_REPLY,
+    name="hairpin-reply",
+    stage=StageId.HAIRPIN,
+    decides="whether it answers somebody who reached itself; then conntrack translates it back once more",
+    filled="fixed",
+    miss=Drop.HAIRPIN_UNKNOWN,
+    matches=(f.ETH_TYPE.whole, f.CT_NEW, f.CT_INVALID, f.CT_TRACKED),
+    tracked=(_ROUTE,),
+    zones=(f.SERVICE_ZONE,),
+)
+HAIRPIN = Table(
+    number=_HAIRPIN,
+    name="hairpin",
+    stage=StageId.HAIRPIN,
+    decides="whether the client has reached itself: it would not answer its own address, and gets another one",
+    filled="endpoint on this host",
+    miss=Drop.HAIRPIN_OTHER,
+    matches=(f.ETH_TYPE.whole, f.IP_SRC.whole, f.IP_DST.whole, f.ORIGIN),
+    next=(_ROUTE,),
+    tracked=(_ROUTE,),
+    zones=(f.HAIRPIN_ZONE,),
 )
 ROUTE = Table(
     number=_ROUTE,
@@ -219,12 +364,27 @@ ROUTE = Table(
     decides="the way: local pod, gateway, tunnel to another host, or outside through the gateway",
     filled="local pod, remote host",
     miss=Drop.OUTSIDE_NOT_FROM_POD,
-    matches=(f.ETH_TYPE.whole, f.IP_DST.whole, f.ORIGIN),
+    matches=(
+        *(f.ETH_TYPE.whole, f.IP_SRC.whole, f.IP_DST.whole, f.ORIGIN),
+        *(f.IP_PROTO.whole, f.TCP_DATA, f.CT_INVALID, f.CT_TRACKED),
+    ),
     sets=(
         *(f.DESTINATION_VNI, f.SECOND_VNI, f.HAS_SECOND_VNI, f.OUTPUT_PORT),
         *(f.ETH_DST.whole, f.TUN_SRC.whole, f.TUN_DST.whole, f.TUNNEL_KEY),
     ),
+    next=(_NODE_PORT, _TENANT, _DELIVER),
+)
+NODE_PORT = Table(
+    number=_NODE_PORT,
+    name="node-port",
+    stage=StageId.NODE_PORT,
+    decides="whether a pod's packet to a node is for a Service's node port; else it goes to that node",
+    filled="node port of a Service",
+    miss=Drop.NODE_PORT_OTHER,
+    matches=(f.ETH_TYPE.whole, f.IP_PROTO.whole, *_PORTS, f.SOURCE_VNI, f.OUTPUT_PORT, f.CT_TRACKED),
     next=(_TENANT, _DELIVER),
+    tracked=(_SERVICE_NEW,),
+    zones=(f.SERVICE_ZONE,),
 )
 TENANT = Table(
     number=_TENANT,
@@ -250,7 +410,21 @@ DELIVER = Table(
 
 TABLES: dict[int, Table] = {
     table.number: table
-    for table in (CLASSIFY, TUNNEL, TUNNEL_IN, POD_IN, GATEWAY_IN, ARP, SERVICE, ROUTE, TENANT, DELIVER)
+    for table in (
+        *(
+            CLASSIFY,
+            TUNNEL,
+            TUNNEL_IN,
+            POD_IN,
+            GATEWAY_IN,
+            ARP,
+            SERVICE,
+            SERVICE_REPLY,
+            SERVICE_NEW,
+            AFFINITY,
+        ),
+        *(ENDPOINT, HAIRPIN_REPLY, HAIRPIN, ROUTE, NODE_PORT, TENANT, DELIVER),
+    )
 }
 """Every table by number. 50 stays free for policy on the way out, 90 for policy on the way in."""
 

@@ -111,15 +111,8 @@ class NodeView:
                 dirty = self._pod_changed(attachment.key, attachment)
             case AttachmentGone(key):
                 dirty = self._pod_changed(key, None)
-            case ServiceSet(service):
-                whose = (service.namespace, service.name)
-                dirty = frozenset(self._frontends.replace_service(whose, service))
-            case ServiceGone(namespace, name):
-                dirty = frozenset(self._frontends.replace_service((namespace, name), None))
-            case EndpointSliceSet(piece):
-                dirty = frozenset(self._frontends.replace_slice(old_slice, piece))
-            case EndpointSliceGone():
-                dirty = frozenset(self._frontends.replace_slice(old_slice, None))
+            case ServiceSet() | ServiceGone() | EndpointSliceSet() | EndpointSliceGone():
+                dirty = frozenset(self._service_changed(event, old_slice))
             case Synced():
                 dirty = frozenset()
         return dirty
@@ -254,6 +247,21 @@ class NodeView:
                 return self.state.tenants.get(name)
             case _:
                 return None
+
+    def _service_changed(
+        self,
+        event: ServiceSet | ServiceGone | EndpointSliceSet | EndpointSliceGone,
+        old: EndpointSlice | None,
+    ) -> Iterable[ViewKey]:
+        match event:
+            case ServiceSet(service):
+                return self._frontends.replace_service((service.namespace, service.name), service)
+            case ServiceGone(namespace, name):
+                return self._frontends.replace_service((namespace, name), None)
+            case EndpointSliceSet(piece):
+                return self._frontends.replace_slice(old, piece)
+            case EndpointSliceGone():
+                return self._frontends.replace_slice(old, None)
 
     def _old_slice(self, event: Event) -> EndpointSlice | None:
         match event:

@@ -2,7 +2,7 @@
 
 A pod's MAC is 0a:58 and its IPv4 address, and so is a gateway's: the answer can be computed from the question (RFC 826:
 swap sender and target, fill in the MAC asked for). No ARP crosses a tunnel, no neighbour's ARP reaches a pod. The host
-also asks for Service addresses, because its route to them is on the gateway's link.
+also asks for Service addresses and HAIRPIN_IP, because its route to them is on the gateway's link.
 """
 
 from collections.abc import Iterator
@@ -22,6 +22,7 @@ from k8s_ovs.flows.fields import (
     Bits,
     Field,
     Origin,
+    address,
     prefix,
 )
 from k8s_ovs.flows.flow import Action, Flow, Move, OutputInPort, SetField
@@ -29,6 +30,7 @@ from k8s_ovs.flows.names import Drop
 from k8s_ovs.flows.stages.base import Stage
 from k8s_ovs.flows.tables import ARP
 from k8s_ovs.model.records import LocalHost
+from k8s_ovs.model.types import HAIRPIN_IP
 
 _ARP = (ETH_TYPE.whole, ARP_TYPE)
 _REQUEST, _REPLY = 1, 2
@@ -45,6 +47,8 @@ class Arp(Stage):
         yield ARP.flow(200, [*request, prefix(ARP_TPA, config.network)], _answer())
         service = [*request, prefix(ARP_TPA, config.service_network), (ORIGIN, Origin.GATEWAY)]
         yield ARP.flow(200, service, _answer())
+        hairpin = [*request, address(ARP_TPA, HAIRPIN_IP), (ORIGIN, Origin.GATEWAY)]
+        yield ARP.flow(200, hairpin, _answer())
         yield ARP.drop(100, request, Drop.ARP_OUTSIDE_NETWORK)
         yield ARP.drop(50, [_ARP], Drop.ARP_NOT_REQUEST)
 

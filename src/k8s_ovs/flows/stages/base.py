@@ -6,7 +6,8 @@ Subclassed by every stage; called by `flows.pipeline`. A stage returns flows and
 from collections.abc import Iterable
 
 from k8s_ovs.flows.diff import Item
-from k8s_ovs.model.records import LocalHost, LocalPod, RemoteHost, TenantPresent
+from k8s_ovs.flows.group import GroupId
+from k8s_ovs.model.records import Backend, Frontend, LocalHost, LocalPod, RemoteHost, TenantPresent
 
 
 class Stage:
@@ -30,4 +31,14 @@ class Stage:
     def tenant(self, local: LocalHost, tenant: TenantPresent) -> Iterable[Item]:
         """The flows of a tenant that has a pod on this node."""
         del local, tenant
+        return ()
+
+    def frontend(self, local: LocalHost, frontend: Frontend, group: GroupId) -> Iterable[Item]:
+        """The flows of an address and port of a Service; `group` is the id for its own group."""
+        del local, frontend, group
+        return ()
+
+    def backend(self, local: LocalHost, backend: Backend) -> Iterable[Item]:
+        """The flows of an endpoint, whichever Services it belongs to."""
+        del local, backend
         return ()

@@ -1,24 +1,61 @@
-"""Service: where a Service's address becomes an endpoint's. For now no Service has flows, and their addresses are dropped.
+"""Service: whether a packet is for a Service, and whether its tenant may reach that.
 
-The tenant of a packet is decided before this stage and compared after it: translation changes addresses, never identity.
+Translation happens once, at the client's own node; so what comes by a tunnel is not for a Service any more. The tenant of
+a packet is decided before this stage and compared after it, at the endpoint's host: translation changes addresses,
+never identity. The Service's own tenant is compared here, for each packet, also of connections that exist.
+
+An address outside the Service network (an external one) is a Service's only for those who may reach it. For all others
+it stays what it is: no tenant can take a part of the world from another (CVE-2020-8554).
 """
 
 from collections.abc import Iterator
 
-from k8s_ovs.flows.fields import ETH_TYPE, IP_DST, IP_TYPE, prefix
-from k8s_ovs.flows.flow import Flow
+from k8s_ovs.flows.diff import Item
+from k8s_ovs.flows.fields import (
+    ETH_TYPE,
+    ICMP_PROTO,
+    IP_DST,
+    IP_FRAG,
+    IP_PROTO,
+    IP_TYPE,
+    LATER_FRAGMENT,
+    ORIGIN,
+    SERVICE_ZONE,
+    UDP_PROTO,
+    Origin,
+    prefix,
+)
+from k8s_ovs.flows.flow import Ct, Flow
+from k8s_ovs.flows.group import GroupId
 from k8s_ovs.flows.names import Drop
 from k8s_ovs.flows.stages.base import Stage
-from k8s_ovs.flows.tables import ROUTE, SERVICE, goto
-from k8s_ovs.model.records import LocalHost
+from k8s_ovs.flows.stages.frontends import clients, to_frontend
+from k8s_ovs.flows.tables import SERVICE, SERVICE_NEW, SERVICE_REPLY, goto
+from k8s_ovs.model.records import Frontend, LocalHost
 
 _IP = (ETH_TYPE.whole, IP_TYPE)
+_TRACK = Ct(SERVICE_ZONE, SERVICE_NEW.number)
 
 
 class Service(Stage):
-    """Packets to Services stop here; all others pass without conntrack."""
+    """Packets to Services pass through conntrack; all others go on without."""
 
     def node(self, local: LocalHost) -> Iterator[Flow]:
-        """No Service has this address."""
-        yield SERVICE.drop(200, [_IP, prefix(IP_DST, local.config.service_network)], Drop.NO_SERVICE)
-        yield SERVICE.flow(100, [_IP], [goto(ROUTE)])
+        """Not for a Service; and what belongs to a connection with one, but names no port: ICMP, later fragments."""
+        yield SERVICE.flow(400, [_IP, (ORIGIN, Origin.TUNNEL)], [goto(SERVICE_REPLY)])
+        service = [_IP, prefix(IP_DST, local.config.service_network)]
+        yield SERVICE.flow(200, [*service, (IP_PROTO.whole, ICMP_PROTO)], [_TRACK])
+        later = [(IP_PROTO.whole, UDP_PROTO), (IP_FRAG.whole, LATER_FRAGMENT)]
+        yield SERVICE.flow(200, [*service, *later], [_TRACK])
+        yield SERVICE.flow(100, [_IP], [goto(SERVICE_REPLY)])
+
+    def frontend(self, local: LocalHost, frontend: Frontend, group: GroupId) -> Iterator[Item]:
+        """The tenants that may reach it."""
+        del group
+        where, match = frontend.key.address, to_frontend(frontend)
+        if where is None:
+            return
+        for client in clients(frontend):
+            yield SERVICE.flow(300, [*match, *client], [_TRACK], about=int(where))
+        if where in local.config.service_network and not frontend.everybody:
+            yield SERVICE.drop(250, match, Drop.SERVICE_TENANT_MISMATCH)
