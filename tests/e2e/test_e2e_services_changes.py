@@ -1,0 +1,87 @@
+"""Endpoints that come and go: what is established stays, nothing new goes to what is gone, and UDP follows at once."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from fakes.labs import Lab, eventually
+from fakes.services import ServiceLab, ask, end, line, namespace, outcome, reached, running
+
+pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(300)]
+
+CLIENT = "rolls/client-1"
+SERVERS = ("rolls/web-1", "rolls/web-2", "rolls/web-3")
+
+
+@pytest.fixture(scope="module")
+def rolls(lab: Lab) -> Iterator[ServiceLab]:
+    with namespace(lab, "rolls") as (made,):
+        made.pods("web", "node1", "node2", "node3")
+        made.pods("client", "node1")
+        yield made
+
+
+@pytest.mark.parametrize("stays_on", ["node1", "node2"])
+def test_an_established_connection_stays_and_no_new_one_goes_there(rolls: ServiceLab, stays_on: str) -> None:
+    """Its endpoint leaves the Service, on the client's node and on another one; the pod itself lives on."""
+    name = f"moves-{stays_on}"
+    gone = SERVERS[int(stays_on[-1]) - 1]
+    rest = [server for server in SERVERS if server != gone]
+    rolls.apply(rolls.service(name), rolls.slice(name, rolls.pod_ip(gone)))
+    address = rolls.address(name)
+    reached(rolls.lab, CLIENT, address, 80, gone)
+    with running(rolls.lab, CLIENT, "hold", address, 80) as held:
+        assert line(held)[0] == gone
+        rolls.apply(rolls.slice(name, *map(rolls.pod_ip, rest)))
+        reached(rolls.lab, CLIENT, address, 80, *rest)
+        assert not any(answer.pod == gone for answer in ask(rolls.lab, CLIENT, address, 80, 200))
+        answered = end(held)
+    assert set(answered) == {gone}, answered
+    assert answered[gone] > 20
+
+
+def test_other_endpoints_coming_and_going_disturb_nobody(rolls: ServiceLab) -> None:
+    rolls.apply(rolls.service("steady"), rolls.slice("steady", rolls.pod_ip(SERVERS[1])))
+    address = rolls.address("steady")
+    reached(rolls.lab, CLIENT, address, 80, SERVERS[1])
+    with running(rolls.lab, CLIENT, "hold", address, 80) as held:
+        assert line(held)[0] == SERVERS[1]
+        for others in (SERVERS[:2], SERVERS, SERVERS[1:]):
+            rolls.apply(rolls.slice("steady", *map(rolls.pod_ip, others)))
+            reached(rolls.lab, CLIENT, address, 80, *others)
+        assert set(end(held)) == {SERVERS[1]}
+
+
+def test_datagrams_follow_to_a_living_endpoint(rolls: ServiceLab) -> None:
+    """One socket keeps its conntrack entry alive: only forgetting it can move it away from an endpoint that is gone."""
+    udp = {"port": 53, "protocol": "UDP"}
+    silent, answers = {**udp, "port": 5999}, {**udp, "port": 80}
+    rolls.apply(
+        rolls.service("resolver", udp), rolls.slice("resolver", rolls.pod_ip(SERVERS[1]), ports=[silent])
+    )
+    address = rolls.address("resolver")
+    with running(rolls.lab, CLIENT, "keep-asking", address, 53) as asking:
+        assert line(asking) == "silent"
+        eventually(lambda: sent_to(rolls, 5999), "a translated connection to the endpoint that will go")
+        rolls.apply(rolls.slice("resolver", rolls.pod_ip(SERVERS[2]), ports=[answers]))
+        assert line(asking) == "heard"
+
+
+def sent_to(rolls: ServiceLab, port: int) -> bool:
+    """Whether the client's switch has a connection to this port."""
+    node = rolls.lab.directory("node1")
+    printed = rolls.lab.exec(
+        "node1", "ovs-appctl", "-t", str(node / "ovs" / "ovs-vswitchd.ctl"), "dpctl/dump-conntrack"
+    ).stdout
+    return f"sport={port}" in printed or f"dport={port}" in printed
+
+
+def test_a_service_that_is_deleted_or_changed_answers_no_more_where_it_did(rolls: ServiceLab) -> None:
+    rolls.apply(rolls.service("short", selector="web"))
+    address = rolls.address("short")
+    reached(rolls.lab, CLIENT, address, 80, *SERVERS)
+    rolls.apply(rolls.service("short", {"port": 81, "targetPort": 80}, selector="web"))
+    reached(rolls.lab, CLIENT, address, 81, *SERVERS)
+    outcome(rolls.lab, CLIENT, address, 80, "silent")
+    rolls.lab.kubectl("delete", "service", "-n", "rolls", "short")
+    outcome(rolls.lab, CLIENT, address, 81, "silent")
