@@ -14,11 +14,16 @@ from k8s_ovs.config import VXLAN_OVERHEAD
 from k8s_ovs.dataplane.bridge import BridgeSpec, FlowTable, GatewaySpec, HostNetwork, Switch
 from k8s_ovs.errors import OpenFlowError
 from k8s_ovs.flows.diff import Mod
+from k8s_ovs.flows.groupids import groups_in_use
+from k8s_ovs.flows.names import DROP_BIT, MAGIC_SHIFT, STAGE_MASK, STAGE_SHIFT, StageId, cookie_of
 from k8s_ovs.flows.pipeline import DesiredFlows
 from k8s_ovs.model.types import mac_of
 from k8s_ovs.model.view import LocalHost, NodeView, ViewKey
 
 log = logging.getLogger(__name__)
+
+_STAGE = 0xFFFF << MAGIC_SHIFT | DROP_BIT | STAGE_MASK << STAGE_SHIFT
+"""The bits of a cookie that say whose flow it is, and that it does not drop."""
 
 RETRY_FIRST = 0.2
 RETRY_MOST = 10.0
@@ -77,7 +82,10 @@ class BridgeWriter:
         self._plant = plant
         self._options = options
         self._desired = DesiredFlows()
+        self._view: NodeView | None = None
+        self._adopted = False
         self._pending: list[Mod] = []
+        self._to_forget: set[tuple[IPv4Address, int, int]] = set()
         self._doubts = 1
         self._resolved = 0
 
@@ -92,8 +100,10 @@ class BridgeWriter:
         self._on_doubt()
 
     def plan(self, view: NodeView, dirty: Iterable[ViewKey]) -> None:
-        """Compute anew what the dirty keys want."""
-        self._pending += self._desired.update(view, dirty)
+        """Compute anew what the dirty keys want; before the first `replace`, only take note of the view."""
+        self._view = view
+        if self._adopted:
+            self._pending += self._desired.update(view, dirty)
 
     async def ensure_bridge(self) -> None:
         """Make the bridge and its fixed ports as they should be. Raises OvsdbError."""
@@ -108,6 +118,7 @@ class BridgeWriter:
         self.revision += 1
         try:
             await self._plant.flows.commit(mods)
+            await self._forget()
         except OpenFlowError:
             self.doubt()
             raise
@@ -119,7 +130,10 @@ class BridgeWriter:
         """Make the bridge hold exactly what was planned, sending the difference only. Raises OpenFlowError."""
         doubts, was_certain, self._pending = self._doubts, self.certain, []
         try:
+            if not self._adopted:
+                await self._adopt()
             result = await self._plant.flows.replace(self._desired.all())
+            await self._forget()
         except OpenFlowError:
             self.doubt()
             raise
@@ -133,6 +147,21 @@ class BridgeWriter:
             )
             if reason == "period":
                 self.stats.repaired_flows += result.added + result.deleted
+
+    async def _adopt(self) -> None:
+        """Let the Services keep the groups that the switch has for them, so that a restart moves no connection."""
+        held = await self._plant.flows.dump(cookie_of(StageId.SERVICE_NEW), _STAGE)
+        self._desired.adopt(groups_in_use((flow.cookie, flow.match) for flow in held))
+        self._adopted = True
+        if self._view is not None:
+            self._desired.update(self._view)
+
+    async def _forget(self) -> None:
+        """Have conntrack forget the endpoints that have gone, now that no flow leads there. Raises OpenFlowError."""
+        self._to_forget |= self._desired.take_forgotten()
+        if self._to_forget:
+            await self._plant.flows.forget(sorted(self._to_forget))
+            self._to_forget.clear()
 
     async def clear(self) -> None:
         """Remove every flow; what is planned stays planned. Raises OpenFlowError."""
