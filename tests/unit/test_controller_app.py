@@ -14,7 +14,7 @@ from k8s_ovs.config import Mode, NetworkConfig
 from k8s_ovs.controller.app import Controller, ControllerServices, ControllerSettings, run_controller
 from k8s_ovs.controller.worker import WorkerPace
 from k8s_ovs.errors import ConfigError, EtcdUnavailable, KubeUnavailable
-from k8s_ovs.model.types import HostSubnet, NetNamespace, Vni
+from k8s_ovs.model.types import AgentReport, HostSubnet, NetNamespace, Tenant, Vni
 from k8s_ovs.runtime.http import HealthChecks
 from k8s_ovs.sources.records import config_key
 
@@ -145,7 +145,31 @@ async def test_nothing_is_deleted_before_everything_is_in_sync() -> None:
         bench.cluster.add_namespaces("red")
         bench.cluster.silent.set()
         await bench.until(lambda: not bench.trouble)
-    assert bench.store.commits == []
+    (adoption,) = bench.store.commits
+    assert (adoption.put_tenants, adoption.put_namespaces) == ([Tenant("red", Vni(10))], [])
+    assert not adoption.delete_subnets
+    assert not adoption.delete_tenants
+
+
+async def test_a_request_is_served_as_the_agents_report() -> None:
+    """Nobody looks in between: the reports alone wake it."""
+    bench = Bench()
+    bench.cluster.add_nodes(node1="192.0.2.1")
+    bench.cluster.add_namespaces("red", "blue")
+    bench.store.report(AgentReport("node1", IPv4Address("192.0.2.1"), {}))
+    async with bench.running():
+        await bench.until(lambda: not bench.trouble)
+        bench.store.put(NetNamespace("red", None, "join", "blue"))
+        for step in ("accept", "send", "close"):
+            await bench.until(
+                lambda step=step: f'"Step":"{step}"'.encode() in (bench.raw("tenants/red") or b"")
+            )
+            change = (await bench.store.snapshot()).tenants["red"].change
+            assert change is not None
+            bench.store.report(AgentReport("node1", IPv4Address("192.0.2.1"), {"red": change.token}))
+        await bench.until(lambda: b'"Action":""' in (bench.raw("netnamespaces/red") or b""))
+        assert bench.raw("tenants/red") == b'{"Namespace":"red","NetID":10}'
+        assert bench.metric("tenant_changes_total") == 1
 
 
 @pytest.mark.parametrize(

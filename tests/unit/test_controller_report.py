@@ -98,11 +98,11 @@ async def test_an_event_that_is_refused_stops_nothing(reporter: Reporter, listen
 
 
 def test_the_metric_counts_by_kind(reporter: Reporter, registry: CollectorRegistry) -> None:
-    shared = namespace_problem(ProblemKind.SHARED_VNI, "red", "shares", "split")
-    reporter.update([problem("a"), problem("b"), shared])
+    behind = namespace_problem(ProblemKind.NODE_BEHIND, "red", "node a is behind", "start it")
+    reporter.update([problem("a"), problem("b"), behind])
     name = "k8s_ovs_controller_problems"
     assert registry.get_sample_value(name, {"kind": "NodeWithoutAddress"}) == 2
-    assert registry.get_sample_value(name, {"kind": "VniShared"}) == 1
+    assert registry.get_sample_value(name, {"kind": "TenantChangedWithoutNode"}) == 1
     assert registry.get_sample_value(name, {"kind": "SubnetOverlap"}) == 0
     reporter.update([])
     assert registry.get_sample_value(name, {"kind": "NodeWithoutAddress"}) == 0

@@ -1,137 +1,25 @@
 """Rounds: what is written when, and that two controllers at once do no harm wherever they meet.
 
-A round awaits only the store and the cluster. `Stepped` makes each of those a point where the test decides which
-controller goes on, or is killed: no event loop, no chance.
+Tenants that change are in test_controller_changes.
 """
 
 from collections import defaultdict
-from collections.abc import Coroutine, Generator, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Iterable
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
-from fakes.cluster import FakeCluster
+from fakes.rounds import SMALL, Bench, SteppedCluster, SteppedStore, finish
 from fakes.store import FakeStore
-from k8s_ovs.config import Mode, NetworkConfig
 from k8s_ovs.controller.claims import HostNode
 from k8s_ovs.controller.cluster import Facts
-from k8s_ovs.controller.metrics import ControllerMetrics
 from k8s_ovs.controller.plan import ProblemKind
 from k8s_ovs.controller.rounds import Outcome, Rounds, RoundServices
 from k8s_ovs.errors import ConfigError, EtcdUnavailable
 from k8s_ovs.model.types import HostSubnet, NetNamespace, Vni
-from k8s_ovs.sources.store import Change, Snapshot
-
-CONFIG = NetworkConfig(
-    "k8ssdn", IPv4Network("172.11.0.0/24"), 4, IPv4Network("10.96.0.0/12"), Mode.MULTITENANT
-)
-
-
-@dataclass
-class Step:
-    """A point where a controller stops until the test lets it go on."""
-
-    def __await__(self) -> Generator["Step", None, None]:
-        yield self
-
-
-class SteppedStore(FakeStore):
-    """A FakeStore whose every method stops before and after it does its work, as a request and its answer do."""
-
-    async def network_config(self) -> NetworkConfig | None:
-        await Step()
-        return await super().network_config()
-
-    async def snapshot(self) -> Snapshot:
-        await Step()
-        result = await super().snapshot()
-        await Step()
-        return result
-
-    async def commit(self, change: Change) -> bool:
-        await Step()
-        result = await super().commit(change)
-        await Step()
-        return result
-
-
-class SteppedCluster(FakeCluster):
-    async def existing_nodes(self, names: Iterable[str]) -> set[str]:
-        await Step()
-        result = await super().existing_nodes(names)
-        await Step()
-        return result
-
-    async def existing_namespaces(self, names: Iterable[str]) -> set[str]:
-        await Step()
-        result = await super().existing_namespaces(names)
-        await Step()
-        return result
-
-
-def finish(coroutine: Coroutine[Any, Any, Outcome]) -> Outcome:
-    """Let a round run through."""
-    try:
-        while True:
-            coroutine.send(None)
-    except StopIteration as end:
-        outcome: Outcome = end.value
-        return outcome
-
-
-@dataclass
-class Bench:
-    """A store, a cluster and any number of controllers."""
-
-    store: FakeStore = field(default_factory=lambda: FakeStore(CONFIG))
-    cluster: FakeCluster = field(default_factory=FakeCluster)
-    facts: Facts = field(default_factory=Facts)
-    leading: bool = True
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-
-    def __post_init__(self) -> None:
-        self.metrics = ControllerMetrics(self.registry)
-
-    def controller(self) -> Rounds:
-        services = RoundServices(self.store, self.cluster, self.metrics, lambda: self.leading)
-        return Rounds(services, self.facts)
-
-    def nodes(self, **addresses: str) -> None:
-        self.cluster.add_nodes(**addresses)
-        self.facts.nodes |= {n: HostNode(n, (IPv4Address(a),)) for n, a in addresses.items()}
-
-    def namespaces(self, *names: str) -> None:
-        self.cluster.add_namespaces(*names)
-        self.facts.namespaces |= set(names)
-
-    def settle(self, rounds: Rounds) -> int:
-        for number in range(50):
-            if finish(rounds.once()) is Outcome.SETTLED:
-                return number
-        raise AssertionError("never settles")
-
-    def records(self) -> Snapshot:
-        try:
-            coroutine = FakeStore.snapshot(self.store)
-            coroutine.send(None)
-        except StopIteration as end:
-            snapshot: Snapshot = end.value
-            return snapshot
-        raise AssertionError("the fake store waits")
-
-    def subnets(self) -> dict[str, str]:
-        return {r.host: str(r.subnet) for r in self.records().host_subnets.values()}
-
-    def vnis(self) -> dict[str, int | None]:
-        return {r.name: r.net_id for r in self.records().net_namespaces.values()}
-
-    def metric(self, name: str, **labels: str) -> float | None:
-        return self.registry.get_sample_value(f"k8s_ovs_controller_{name}", labels)
 
 
 @pytest.fixture
@@ -233,7 +121,7 @@ def test_what_a_record_held_before_it_became_malformed_is_not_given_away(bench: 
     bench.store.delete_raw(keys.namespace("red"))
     bench.settle(rounds)
     assert bench.subnets()["node1"] == "172.11.0.0/28", "its pods are in what it had"
-    assert (bench.vnis()["red"], rounds.problems) == (12, ())
+    assert (bench.vnis()["red"], rounds.problems) == (10, ())
 
 
 def test_a_record_deleted_by_hand_comes_back_as_it_was(bench: Bench) -> None:
@@ -296,11 +184,11 @@ def test_the_mode_may_change_under_way(bench: Bench) -> None:
     rounds = bench.controller()
     bench.settle(rounds)
     key = next(key for key in bench.store.raw() if key.endswith("/config"))
-    bench.store.put_raw(key, CONFIG.to_json().replace("multitenant", "subnet"))
+    bench.store.put_raw(key, SMALL.to_json().replace("multitenant", "subnet"))
     bench.namespaces("blue")
     bench.settle(rounds)
     assert bench.vnis() == {"red": 10}
-    bench.store.put_raw(key, CONFIG.to_json())
+    bench.store.put_raw(key, SMALL.to_json())
     bench.settle(rounds)
     assert bench.vnis() == {"red": 10, "blue": 11}
 
@@ -342,10 +230,10 @@ class Watchdog:
                 if self._subnets.setdefault(record.host, record.subnet) != record.subnet:
                     self.changed.append(record.host)
         tenants: defaultdict[Vni, list[str]] = defaultdict(list)
-        for tenant in now.net_namespaces.values():
-            if tenant.net_id:
-                tenants[tenant.net_id].append(tenant.name)
-                if self._vnis.setdefault(tenant.name, tenant.net_id) != tenant.net_id:
+        for tenant in now.tenants.values():
+            if tenant.vni:
+                tenants[tenant.vni].append(tenant.name)
+                if self._vnis.setdefault(tenant.name, tenant.vni) != tenant.vni:
                     self.changed.append(tenant.name)
         assert [hosts for hosts in owners.values() if len(hosts) > 1] == []
         assert [names for names in tenants.values() if len(names) > 1] == []
@@ -397,7 +285,7 @@ def test_two_controllers_give_nothing_twice_wherever_they_meet(
     known: list[Facts], schedule: list[tuple[int, bool]]
 ) -> None:
     """Each has heard of some of the Nodes and Namespaces, so that each gives what it thinks is free to others."""
-    bench = Bench(store=SteppedStore(CONFIG), cluster=SteppedCluster())
+    bench = Bench(store=SteppedStore(SMALL), cluster=SteppedCluster())
     bench.nodes(**NODES)
     bench.namespaces(*NAMESPACES)
     bench.store.put(
@@ -411,6 +299,7 @@ def test_two_controllers_give_nothing_twice_wherever_they_meet(
     assert watchdog.changed == []
     assert bench.subnets().keys() == {*NODES, "lb"}
     assert bench.subnets()["node3"] == "172.11.0.0/28"
+    assert bench.vnis() == bench.tenants()
     assert bench.vnis().keys() == set(NAMESPACES)
     assert (bench.vnis()["blue"], bench.vnis()["kube-system"]) == (12, 0)
 
@@ -421,7 +310,7 @@ def test_a_controller_with_old_facts_takes_nothing_from_the_others(
     schedule: list[tuple[int, bool]],
 ) -> None:
     """The first has not heard of node2 and red, which the second serves: it must not delete their records."""
-    bench = Bench(store=SteppedStore(CONFIG), cluster=SteppedCluster())
+    bench = Bench(store=SteppedStore(SMALL), cluster=SteppedCluster())
     bench.nodes(node1="192.0.2.1", node2="192.0.2.2")
     bench.namespaces("red", "blue")
     old = Facts(nodes={"node1": bench.facts.nodes["node1"]}, namespaces={"blue"})
