@@ -5,12 +5,12 @@ For `openflow`. Pure: it reads what ovs-ofctl printed and sends nothing.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 from k8s_ovs.dataplane.bridge import SyncResult
 from k8s_ovs.dataplane.openflow_text import (
     PrintedFlow,
     bundle_lines,
+    group_text,
     parse_difference,
     parse_groups,
     parse_meters,
@@ -18,9 +18,7 @@ from k8s_ovs.dataplane.openflow_text import (
 from k8s_ovs.flows.diff import Item, add, in_order
 from k8s_ovs.flows.flow import Flow
 from k8s_ovs.flows.group import Group, Meter, MeterId
-from k8s_ovs.flows.names import MAGIC, MAGIC_SHIFT, STAGE_MASK, STAGE_SHIFT
-
-T = TypeVar("T", Group, Meter)
+from k8s_ovs.flows.names import DROP_BIT, MAGIC, MAGIC_SHIFT, STAGE_MASK, STAGE_SHIFT
 
 CookieMask = tuple[int, int]
 """A cookie, and the bits of it that count."""
@@ -28,7 +26,7 @@ CookieMask = tuple[int, int]
 _AFFINITY = 10
 LEARNED: CookieMask = (
     MAGIC << MAGIC_SHIFT | _AFFINITY << STAGE_SHIFT,
-    0xFFFF << MAGIC_SHIFT | STAGE_MASK << STAGE_SHIFT,
+    0xFFFF << MAGIC_SHIFT | DROP_BIT | STAGE_MASK << STAGE_SHIFT,
 )
 """The cookie of flows that the switch has learned by itself: session affinity."""
 
@@ -71,8 +69,12 @@ class Repair:
     def of(cls, wanted: Wanted, flows: str, groups: str, meters: str, kept: CookieMask) -> "Repair":
         """Compare `wanted` with the output of diff-flows, dump-groups and dump-meters; flows with `kept` stay."""
         held_groups, held_meters = parse_groups(groups), parse_meters(meters)
-        changed_meters = _changed(wanted.meters, held_meters)
-        changed_groups = _changed(wanted.groups, held_groups)
+        changed_meters = [
+            meter for meter in wanted.meters.values() if held_meters.get(meter.id) != meter.to_ofctl()
+        ]
+        changed_groups = [
+            group for group in wanted.groups.values() if held_groups.get(group.id) != group_text(group)
+        ]
         stale_meters = [MeterId(number) for number in held_meters.keys() - wanted.meters.keys()]
         stale_groups = sorted(held_groups.keys() - wanted.groups.keys())
         stale_flows, new_flows = _flows(flows, kept)
@@ -83,10 +85,6 @@ class Repair:
         added = len(changed_meters) + len(changed_groups) + len(new_flows)
         deleted = len(stale_meters) + len(stale_groups) + len(stale_flows)
         return cls(changed_meters, lines, stale_meters, SyncResult(added, deleted))
-
-
-def _changed(wanted: Mapping[int, T], held: Mapping[int, str]) -> list[T]:
-    return [item for number, item in wanted.items() if held.get(number) != item.to_ofctl()]
 
 
 def _flows(printed: str, kept: CookieMask) -> tuple[list[PrintedFlow], list[PrintedFlow]]:

@@ -23,7 +23,7 @@ _NO_MATCH = re.compile(
     r"(?:^|[, ])(?:\w+_age|n_bytes|\w+_timeout|importance)=\d+[^,]*$|(?:^|[ ,])(?:send_flow_rem|reset_counts)$"
 )
 _GROUP = re.compile(r"^ ?(group_id=(\d+),.*)$", re.MULTILINE)
-_ONE_FIELD = re.compile(r",fields=(\w+),")
+_ONE_FIELD = re.compile(r",fields\((\w+)\),")
 _METER = re.compile(r"^(meter=(\d+)\b.*\n(?:type=.*\n?)*)", re.MULTILINE)
 
 
@@ -97,14 +97,13 @@ def _printed_flow(line: str) -> PrintedFlow:
 
 
 def parse_groups(printed: str) -> dict[int, str]:
-    """The output of `dump-groups`: each group by its id, in the spelling of `Group.to_ofctl`.
+    """The output of `dump-groups`: each group by its id, in the spelling of `group_text`."""
+    return {int(found[2]): found[1].rstrip() for found in _GROUP.finditer(printed)}
 
-    ovs-ofctl prints `fields=A` for one field to hash, and `fields(A,B)` for two.
-    """
-    return {
-        int(found[2]): _ONE_FIELD.sub(r",fields(\1),", found[1].rstrip(), count=1)
-        for found in _GROUP.finditer(printed)
-    }
+
+def group_text(group: Group) -> str:
+    """The group as `dump-groups` prints it: `fields=A` if one field is hashed, `fields(A,B)` if two are."""
+    return _ONE_FIELD.sub(r",fields=\1,", group.to_ofctl(), count=1)
 
 
 def parse_meters(printed: str) -> dict[int, str]:

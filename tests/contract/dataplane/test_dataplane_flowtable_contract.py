@@ -37,6 +37,8 @@ SERVICE: list[Item] = [
     group(1, "group:2", "group:3"),
     group(2, NAT.format(5), NAT.format(6)),
     group(3, NAT.format(7), method="hash,fields(ip_src)"),
+    group(4, NAT.format(7), method="hash,fields=ip_src"),
+    group(5, NAT.format(7), method="hash,fields(ip_src,ip_dst)"),
     meter(3),
     meter(4, rate=1_100_000, burst=20_000),
     USER,
@@ -119,7 +121,7 @@ async def test_groups_and_meters_are_committed_with_the_flows_that_use_them(tabl
     await table.commit(in_order(map(add, SERVICE)))
     assert await unchanged(table, SERVICE)
     changed: list[Item] = [group(1, "group:3"), group(3, "drop"), meter(4, rate=7), USER, LIMITED, meter(3)]
-    mods = [*map(add, (changed[0], changed[1], changed[2])), delete(SERVICE[1])]
+    mods = [*map(add, changed[:3]), *map(delete, (SERVICE[1], SERVICE[3], SERVICE[4]))]
     await table.commit(in_order(mods))
     assert await unchanged(table, changed)
     await table.commit(in_order(map(delete, changed)))
@@ -136,7 +138,7 @@ async def test_repeating_a_commit_is_harmless(table: FlowTable) -> None:
 
 
 async def test_what_groups_and_meters_were_is_brought_back(table: FlowTable) -> None:
-    assert await table.replace(SERVICE) == SyncResult(added=7, deleted=0)
+    assert await table.replace(SERVICE) == SyncResult(added=9, deleted=0)
     assert await unchanged(table, list(reversed(SERVICE)))
     await table.commit([add(group(2, NAT.format(99))), add(meter(3, rate=9)), add(group(9, "drop"))])
     assert await table.replace(SERVICE) == SyncResult(added=2, deleted=1)
@@ -144,7 +146,7 @@ async def test_what_groups_and_meters_were_is_brought_back(table: FlowTable) -> 
     assert await identities(table) == set()
     assert await table.replace(SERVICE) == SyncResult(added=4, deleted=1)
     assert await identities(table) == {(20, 7, 0x11), (21, 7, 0x12)}
-    assert await table.replace([]) == SyncResult(added=0, deleted=7)
+    assert await table.replace([]) == SyncResult(added=0, deleted=9)
 
 
 async def test_a_refused_group_changes_nothing(table: FlowTable) -> None:
