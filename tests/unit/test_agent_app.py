@@ -1,26 +1,17 @@
 """The agent as a whole on a dataplane in memory: what it waits for, what it announces, and what does not end it."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import generate_latest
 
-from fakes.dataplane import FakeFirewall, FakeFlowTable, FakeHostNetwork, FakePodLinks, FakeSwitch
+from fakes.agent import World, running
 from fakes.dataplane_examples import attachment, pod_link
-from fakes.node import CONFIG, HOST_IP, NAME, OTHER, OWN, WEB
-from fakes.store import FakeStore
+from fakes.node import CONFIG, OTHER, OWN, WEB
 from fakes.watching import until
 from k8s_ovs.agent import app
-from k8s_ovs.agent.app import Agent, AgentServices
-from k8s_ovs.agent.conflist import CONFLIST
-from k8s_ovs.agent.parts import AgentParts, PodBatches
-from k8s_ovs.agent.settings import AgentSettings, CniSettings
 from k8s_ovs.dataplane.bridge import FirewallSpec
 from k8s_ovs.errors import (
     ConfigError,
@@ -32,110 +23,9 @@ from k8s_ovs.errors import (
     OvsdbError,
 )
 from k8s_ovs.model.types import Tenant, Vni
-from k8s_ovs.runtime.http import HealthChecks
 from k8s_ovs.sources.kube.objects import ObjectMeta, Pod
 from k8s_ovs.sources.kube.reflector import Deleted, InSync, Upserted
 from k8s_ovs.sources.records import DEFAULT_PREFIX, config_key
-
-
-class World:
-    """A host with what surrounds it. `ready` counts the announcements to the service manager."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store = FakeStore()
-        self.links = FakePodLinks()
-        self.switch = FakeSwitch(self.links)
-        self.flows = FakeFlowTable()
-        self.host = FakeHostNetwork({HOST_IP: 1500})
-        self.firewall = FakeFirewall()
-        self.health = HealthChecks()
-        self.registry = CollectorRegistry()
-        self.ready = 0
-        self.pod_events: asyncio.Queue[list[Upserted[Pod] | Deleted | InSync]] = asyncio.Queue()
-        self.conf_dir = folder / "net.d"
-        self.settings = AgentSettings(
-            hostname=NAME, cni=CniSettings(socket=folder / "run" / "cni.sock", conf_dir=self.conf_dir)
-        )
-
-    @property
-    def conflist(self) -> Path:
-        return self.conf_dir / CONFLIST
-
-    def configure(self) -> None:
-        self.store.put_raw(config_key(DEFAULT_PREFIX), CONFIG.to_json())
-
-    def fill(self) -> None:
-        self.configure()
-        self.store.put(OWN, OTHER, WEB)
-
-    def why(self, check: str) -> str:
-        return self.health.readiness()[check]
-
-    def metric(self, name: str) -> float:
-        value = self.registry.get_sample_value(name)
-        assert value is not None, generate_latest(self.registry).decode()
-        return value
-
-    async def serving(self) -> None:
-        await until(lambda: self.ready == 1 and self.health.ready, "ready", 10)
-
-    async def _own_pods(self) -> PodBatches:
-        while True:
-            yield await self.pod_events.get()
-
-    def agent(self) -> Agent:
-        def on_ready() -> None:
-            self.ready += 1
-
-        services = AgentServices(self.store, None, self.health, self.registry, on_ready)
-        parts = AgentParts(
-            switch=self.switch,
-            flows=self.flows,
-            host=self.host,
-            links=self.links,
-            firewall=self.firewall,
-            own_pods=self._own_pods,
-            netns_exists=self.links.namespaces.__contains__,
-            cni_uid=os.getuid(),
-        )
-        return Agent(self.settings, services, parts)
-
-    async def call(self, command: str, netns: str = "") -> tuple[int, str]:
-        """A CNI request as the executable sends it: exit status and what goes to stdout."""
-        reader, writer = await asyncio.open_unix_connection(str(self.settings.cni.socket))
-        variables = {
-            "CNI_COMMAND": command,
-            "CNI_CONTAINERID": "sandbox",
-            "CNI_NETNS": netns,
-            "CNI_IFNAME": "eth0",
-            "CNI_PATH": "/opt/cni/bin",
-            "CNI_ARGS": "K8S_POD_NAMESPACE=web;K8S_POD_NAME=a;K8S_POD_UID=u",
-        }
-        writer.write(b"k8s-ovs-cni/1\n" + b"".join(f"{k}={v}\0".encode() for k, v in variables.items() if v))
-        writer.write(b'\0{"cniVersion":"1.1.0","name":"k8s-ovs","type":"k8s-ovs"}')
-        writer.write_eof()
-        answer = await reader.read()
-        writer.close()
-        return int(answer[:1]), answer[1:].decode()
-
-    async def attach(self, number: int) -> None:
-        """A pod of the agent's life before."""
-        await self.switch.ensure_bridge(self.settings.switch.spec)
-        self.links.namespaces.add(f"/run/netns/{number}")
-        await self.links.create(pod_link(number, f"/run/netns/{number}"))
-        await self.switch.add_port(attachment(number, f"/run/netns/{number}"))
-
-
-@asynccontextmanager
-async def running(world: World) -> AsyncIterator[World]:
-    """The agent runs for the block; what ends it is raised here."""
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(world.agent().run(), name="agent")
-        try:
-            yield world
-            assert not task.done()
-        finally:
-            task.cancel()
 
 
 @pytest.fixture
@@ -297,13 +187,14 @@ async def test_a_switch_that_is_away_ends_nothing(world: World) -> None:
     async with running(world):
         await until(lambda: "ovsdb-server cannot be reached" in world.why("bridge"), "trouble")
         await world.serving()
+        failures = world.metric("k8s_ovs_sync_failures_total")
         world.flows.fail_next("replace", OpenFlowError("no answer from br0.mgmt"))
         world.flows.clear()
         world.switch.restart_vswitchd()
         await until(lambda: world.why("bridge") == "no answer from br0.mgmt", "trouble")
         assert world.metric("k8s_ovs_agent_ready") == 0
         await until(lambda: world.health.ready and bool(world.flows.content()), "repair")
-        assert world.metric("k8s_ovs_sync_failures_total") == 1
+        assert world.metric("k8s_ovs_sync_failures_total") == failures + 1
         assert world.ready == 1
 
 
