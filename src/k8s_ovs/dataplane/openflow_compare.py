@@ -18,17 +18,16 @@ from k8s_ovs.dataplane.openflow_text import (
 from k8s_ovs.flows.diff import Item, add, in_order
 from k8s_ovs.flows.flow import Flow
 from k8s_ovs.flows.group import Group, Meter, MeterId
-from k8s_ovs.flows.names import DROP_BIT, MAGIC, MAGIC_SHIFT, STAGE_MASK, STAGE_SHIFT
+from k8s_ovs.flows.names import DROP_BIT, MAGIC_SHIFT, STAGE_MASK, STAGE_SHIFT, StageId, cookie_of
 
 CookieMask = tuple[int, int]
 """A cookie, and the bits of it that count."""
 
-_AFFINITY = 10
 LEARNED: CookieMask = (
-    MAGIC << MAGIC_SHIFT | _AFFINITY << STAGE_SHIFT,
+    cookie_of(StageId.AFFINITY),
     0xFFFF << MAGIC_SHIFT | DROP_BIT | STAGE_MASK << STAGE_SHIFT,
 )
-"""The cookie of flows that the switch has learned by itself: session affinity."""
+"""The cookie of flows that the switch has learned by itself or lets go by itself: session affinity."""
 
 
 @dataclass(frozen=True, slots=True)
