@@ -4,11 +4,13 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from fakes.labs import Lab, eventually, running_lab
 from fakes.services import Heard, ServiceLab, ask, call, namespace, outcome, reached
+from k8s_ovs.flows.tables import AFFINITY
 from k8s_ovs.lab.cluster import API_PORT, NODE_PORT
 from k8s_ovs.model.types import HAIRPIN_IP
 
@@ -131,45 +133,46 @@ def test_every_pod_reaches_the_api_server_by_the_kubernetes_service(shop: Servic
     assert int(printed) == API_PORT
 
 
-def test_affinity_keeps_a_client_with_its_endpoint_for_its_time(shop: ServiceLab) -> None:
-    shop.apply(
-        shop.service(
-            "sticky",
-            selector="web",
-            sessionAffinity="ClientIP",
-            sessionAffinityConfig={"clientIP": {"timeoutSeconds": 2}},
-        )
-    )
+def sticky(shop: ServiceLab, name: str, seconds: int) -> dict[str, Any]:
+    affinity = {"clientIP": {"timeoutSeconds": seconds}}
+    return shop.service(name, sessionAffinity="ClientIP", sessionAffinityConfig=affinity)
+
+
+def test_affinity_keeps_a_client_with_its_endpoint(shop: ServiceLab) -> None:
+    """Endpoints that come meanwhile do not move it, each client has its own, and none loses its address."""
+    first, *others = SERVERS
+    shop.apply(sticky(shop, "sticky", 60), shop.slice("sticky", shop.pod_ip(first)))
     address = shop.address("sticky")
-    reached(shop.lab, CLIENT, address, 80, *SERVERS)
-    answers = ask(shop.lab, CLIENT, address, 80, 200)
-    assert len({answer.pod for answer in answers}) == 1, Counter(answer.pod for answer in answers)
-    assert {answer.peer for answer in answers} == {shop.pod_ip(CLIENT)}
-    seen = {answers[0].pod}
-
-    def another_endpoint() -> bool:
-        time.sleep(2.5)  # the affinity itself is a time: nothing but waiting ends it
-        seen.update(answer.pod for answer in ask(shop.lab, CLIENT, address, 80, 3))
-        return len(seen) > 1
-
-    eventually(another_endpoint, "another endpoint once the affinity has run out", seconds=60)
-
-
-def test_affinity_holds_while_it_is_used(shop: ServiceLab) -> None:
-    shop.apply(
-        shop.service(
-            "refreshed",
-            selector="web",
-            sessionAffinity="ClientIP",
-            sessionAffinityConfig={"clientIP": {"timeoutSeconds": 2}},
-        )
+    reached(shop.lab, CLIENT, address, 80, first)
+    shop.apply(shop.slice("sticky", *map(shop.pod_ip, SERVERS)))
+    newcomers = ("node1", "node2", "node3", "shop/client-2", *SERVERS)
+    eventually(
+        lambda: any(ask(shop.lab, place, address, 80)[0].pod in others for place in newcomers),
+        "somebody gets another endpoint",
     )
-    address = shop.address("refreshed")
-    reached(shop.lab, CLIENT, address, 80, *SERVERS)
-    begun, seen = time.monotonic(), set[str]()
-    while time.monotonic() < begun + 6:
-        seen |= {answer.pod for answer in ask(shop.lab, CLIENT, address, 80, 5)}
-    assert len(seen) == 1, "each connection begins the time anew"
+    answers = ask(shop.lab, CLIENT, address, 80, 200)
+    assert {answer.pod for answer in answers} == {first}
+    assert {answer.peer for answer in answers} == {shop.pod_ip(CLIENT)}
+    for place in newcomers:
+        chosen = {answer.pod for answer in ask(shop.lab, place, address, 80, 20)}
+        assert len(chosen) == 1, (place, chosen)
+
+
+def test_affinity_ends_after_its_time_and_each_connection_begins_it_anew(shop: ServiceLab) -> None:
+    shop.apply(sticky(shop, "brief", 2), shop.slice("brief", shop.pod_ip(SERVERS[0])))
+    address = shop.address("brief")
+    reached(shop.lab, CLIENT, address, 80, SERVERS[0])
+    begun = time.monotonic()
+    while time.monotonic() < begun + 5:
+        ask(shop.lab, CLIENT, address, 80)
+        assert learned(shop, address)
+    eventually(lambda: not learned(shop, address), "what was learned is gone", seconds=10)
+
+
+def learned(shop: ServiceLab, address: str) -> bool:
+    """Whether the switch of the client's node remembers a client of the Service."""
+    dumped = shop.lab.exec("node1", "ovs-ofctl", "dump-flows", "br0", f"table={AFFINITY.number}").stdout
+    return f"nw_dst={address}" in dumped
 
 
 def test_an_endpoint_that_goes_takes_its_clients_affinity_with_it(shop: ServiceLab) -> None:
