@@ -95,7 +95,8 @@ async def test_trouble_says_why_nothing_is_heard() -> None:
     async with running(FakeNode()) as node:
         node.source_trouble = "etcd is away"
         await settle(node)
-        assert node.reconciler.trouble() == "waiting for config, host-subnets, tenants, services, endpoint-slices (etcd is away)"
+        missing = "config, host-subnets, tenants, services, endpoint-slices"
+        assert node.reconciler.trouble() == f"waiting for {missing} (etcd is away)"
 
 
 # -- the first synchronisation ---------------------------------------------------------------------------------------
