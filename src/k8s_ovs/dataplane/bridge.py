@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Literal, Protocol
 
 from k8s_ovs.flows.diff import Item, Mod
-from k8s_ovs.model.types import Attachment, AttachmentKey, Mac, OfPort, PodLimits
+from k8s_ovs.model.types import Attachment, AttachmentKey, Mac, OfPort
 
 Datapath = Literal["system", "netdev"]
 """`datapath_type` of the bridge: the kernel module, or the switch's own userspace datapath."""
@@ -133,9 +133,6 @@ class Switch(Protocol):
 
     def attachments(self) -> list[Attachment]:
         """Every lease in OVSDB now."""
-
-    async def set_limits(self, key: AttachmentKey, limits: PodLimits) -> None:
-        """Write the limits into the lease, and the queue that holds the one towards the pod. Raises OvsdbError."""
 
     def changes(self) -> AsyncIterator[None]:
         """Yield whenever the bridge, its ports or the switch itself may have changed, also behind our back."""
