@@ -33,6 +33,7 @@ class Control:
         self._reader = reader
         self._writer = writer
         self._requests = 0
+        self._received = bytearray()
 
     async def send(self, command: str, *arguments: str) -> None:
         """Write a request. When this returns, it is in the daemon's hands; `answer` waits for what it says."""
@@ -42,17 +43,18 @@ class Control:
         await self._writer.drain()
 
     async def answer(self) -> Answer:
-        """The answer to the request that was sent last."""
-        received = bytearray()
+        """The answer to the request that was sent last. Cancelled, it may be asked for again."""
         while True:
             chunk = await self._reader.read(_CHUNK)
             if not chunk:
                 raise ConnectionResetError("connection closed")
-            received += chunk
+            self._received += chunk
             # Nothing separates messages, but an answer is one object and nothing follows it before the next request.
-            if received.endswith(b"}"):
+            if self._received.endswith(b"}"):
                 with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
-                    return _read(json.loads(received))
+                    reply = json.loads(self._received)
+                    self._received.clear()
+                    return _read(reply)
 
     async def call(self, command: str, *arguments: str) -> Answer:
         """Send a request and wait for its answer."""

@@ -77,15 +77,15 @@ async def test_nor_with_two_thousand_cached_flows(ovs: PrivateOvs, hosts: tuple[
 
 
 async def test_settle_without_news_is_soon_done(ovs: PrivateOvs, hosts: tuple[Host, Host]) -> None:
-    """Not after the half second that lies between two rounds without news."""
+    """Not after the half second that lies between two rounds without news, nor when the main loop sleeps through one."""
     table = OfctlFlowTable(ovs.mgmt())
     await table.replace(ALLOWED)
     took = []
-    for _ in range(10):
+    for _ in range(60):
         begun = time.monotonic()
         await table.settle()
         took.append(time.monotonic() - begun)
-    assert sorted(took)[5] < 0.1
+    assert max(took) < 0.4
     assert len(await table.dump()) == len(ALLOWED)
 
 
