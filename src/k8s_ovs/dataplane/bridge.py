@@ -139,7 +139,7 @@ class Switch(Protocol):
 
 
 class FlowTable(Protocol):
-    """The bridge's flows, groups and meters. One task calls it."""
+    """The bridge's flows, groups and meters. One task calls it, but for `settle` and `dump`, which others may meanwhile."""
 
     async def commit(self, mods: Sequence[Mod]) -> None:
         """Apply `mods`: flows and groups in one atomic bundle, new meters before it, deleted ones after it.
