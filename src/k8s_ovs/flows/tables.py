@@ -341,7 +341,8 @@ HAIRPIN_REPLY = Table(
     decides="whether it answers somebody who reached itself; then conntrack translates it back once more",
     filled="fixed",
     miss=Drop.HAIRPIN_UNKNOWN,
-    matches=(f.ETH_TYPE.whole, f.CT_NEW, f.CT_INVALID, f.CT_TRACKED),
+    matches=(f.ETH_TYPE.whole, f.IP_SRC.whole, f.CT_NEW, f.CT_INVALID, f.CT_TRACKED),
+    sets=(f.IP_SRC.whole,),
     tracked=(_ROUTE,),
     zones=(f.SERVICE_ZONE,),
 )

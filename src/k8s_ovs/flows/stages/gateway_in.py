@@ -26,7 +26,7 @@ from k8s_ovs.flows.names import Drop
 from k8s_ovs.flows.stages.base import Stage
 from k8s_ovs.flows.tables import ARP, GATEWAY_IN, SERVICE, goto
 from k8s_ovs.model.records import LocalHost, LocalPod
-from k8s_ovs.model.types import GLOBAL_VNI, Vni
+from k8s_ovs.model.types import GLOBAL_VNI, HAIRPIN_IP, Vni
 
 _IP = (ETH_TYPE.whole, IP_TYPE)
 _ARP = (ETH_TYPE.whole, ARP_TYPE)
@@ -41,6 +41,9 @@ class GatewayIn(Stage):
         own, network = local.gateway, local.config.network
         yield GATEWAY_IN.flow(300, [_IP, address(IP_SRC, own)], _acting_as(GLOBAL_VNI))
         yield GATEWAY_IN.drop(200, [_IP, prefix(IP_SRC, network)], Drop.GATEWAY_SPOOFED_SOURCE)
+        # Only the switch gives out this address: a packet that it sent to the host and the host sends back would go in
+        # circles.
+        yield GATEWAY_IN.drop(200, [_IP, address(IP_SRC, HAIRPIN_IP)], Drop.GATEWAY_SPOOFED_SOURCE)
         yield GATEWAY_IN.flow(100, [_IP], _acting_as(GLOBAL_VNI))
         yield GATEWAY_IN.drop(400, [_ARP, address(ARP_TPA, own)], Drop.GATEWAY_OWN_ADDRESS_ARP)
         yield GATEWAY_IN.flow(300, [_ARP, address(ARP_SPA, own)], [_GATEWAY, goto(ARP)])

@@ -24,7 +24,7 @@ from k8s_ovs.flows.fields import (
     address,
     prefix,
 )
-from k8s_ovs.flows.flow import Ct, Flow, Nat
+from k8s_ovs.flows.flow import Ct, Flow, Nat, SetField
 from k8s_ovs.flows.stages.base import Stage
 from k8s_ovs.flows.tables import HAIRPIN, HAIRPIN_REPLY, ROUTE, goto
 from k8s_ovs.model.records import Backend, LocalHost
@@ -46,7 +46,11 @@ class Hairpin(Stage):
         yield HAIRPIN.flow(150, [_IP, _FROM_HOST], [_DISGUISE])
         yield HAIRPIN.flow(100, [_IP], [goto(ROUTE)])
         known = [_IP, (CT_TRACKED, 1), (CT_NEW, 0), (CT_INVALID, 0)]
-        yield HAIRPIN_REPLY.flow(100, known, [Ct(SERVICE_ZONE, ROUTE.number)])
+        back = Ct(SERVICE_ZONE, ROUTE.number)
+        yield HAIRPIN_REPLY.flow(100, known, [back])
+        # The host's ICMP error about what it sent itself: nobody takes a packet from its own address, here neither.
+        own = [*known, address(IP_SRC, local.gateway)]
+        yield HAIRPIN_REPLY.flow(200, own, [SetField(IP_SRC.whole, int(HAIRPIN_IP)), back])
 
     def backend(self, local: LocalHost, backend: Backend) -> Iterator[Item]:
         """An endpoint here that is its own client."""
