@@ -40,6 +40,18 @@ class ControllerMetrics:
             "Tenants that were joined, isolated or made global",
             registry=registry,
         )
+        self.tenant_refusals = Counter(
+            prefix + "tenant_refusals", "Requests for a tenant that were refused", registry=registry
+        )
+        self.tenant_change_seconds = Histogram(
+            prefix + "tenant_change_seconds",
+            "From the first step of a tenant's change to its completion, as one leader has seen it",
+            buckets=(*_BUCKETS, 10.0, 30.0, 60.0),
+            registry=registry,
+        )
+        self.tenant_skips = Counter(
+            prefix + "tenant_skips", "Nodes that a tenant's change was made without", registry=registry
+        )
         self.round_seconds = Histogram(
             prefix + "round_seconds",
             "From the snapshot of the records to the commits of what had to change",

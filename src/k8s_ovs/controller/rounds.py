@@ -24,11 +24,17 @@ from k8s_ovs.controller.metrics import ControllerMetrics
 from k8s_ovs.controller.plan import Malformed, Plan, Problem, record_problems
 from k8s_ovs.controller.subnets import plan_subnets
 from k8s_ovs.controller.tenants import TenantMemory, TenantPlan, plan_tenants
-from k8s_ovs.errors import ConfigError, EtcdUnavailable
+from k8s_ovs.errors import ConfigError, EtcdUnavailable, KubeError
 from k8s_ovs.model.alloc import SubnetAllocator
 from k8s_ovs.sources.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
+
+UNSEEN_SECONDS = 5.0
+"""How much of the time between two looks at the records counts as waiting for hosts.
+
+An outage of etcd that is over is no host's fault: whoever could not be heard meanwhile has time to come back.
+"""
 
 
 def no_config() -> ConfigError:
@@ -95,6 +101,8 @@ class Rounds:
         self._tenants = TenantMemory(lambda: secrets.token_hex(4))
         self.wake_at = inf
         """When to look again although nothing has changed, in seconds of `clock`: hosts are not waited for for ever."""
+        self._watched = 0.0
+        self._looked: float | None = None
         self._subnets: SubnetAllocator | None = None
         self._there: dict[str, set[str]] = {"subnet": set(), "vni": set()}
 
@@ -113,14 +121,24 @@ class Rounds:
         self._remembered.update(snapshot)
         tenants = self._plan_tenants(snapshot, config)
         plans: dict[str, Plan] = {"subnet": self._plan_subnets(snapshot, config), "vni": tenants}
-        self.wake_at = tenants.wake_at
         metrics.free_subnets.set(plans["subnet"].free)
         metrics.free_vnis.set(plans["vni"].free)
         outcome = Outcome.SETTLED
+        doubt: KubeError | None = None
         for kind, plan in plans.items():
-            if plan.change is not None:
+            if plan.change is None:
+                continue
+            try:
                 done = await self._carry_out(kind, plan)
-                outcome = Outcome.REFUSED if not done or outcome is Outcome.REFUSED else Outcome.CHANGED
+            except KubeError as err:
+                # Nobody can say whether what is to be deleted is really gone. The rest goes on: changes are under way.
+                doubt = err
+                done = kind != "vni" or await self._carry_out(
+                    kind, self._plan_tenants(snapshot, config, sure=True)
+                )
+            outcome = Outcome.REFUSED if not done or outcome is Outcome.REFUSED else Outcome.CHANGED
+        if doubt is not None:
+            raise doubt
         if outcome is Outcome.SETTLED:
             problems = [problem for plan in plans.values() for problem in plan.problems]
             self.problems = (*problems, *record_problems(snapshot))
@@ -135,9 +153,16 @@ class Rounds:
         former = self._remembered.former
         return plan_subnets(snapshot, nodes, config, held, former=former, allocator=self._subnets)
 
-    def _plan_tenants(self, snapshot: Snapshot, config: NetworkConfig) -> TenantPlan:
+    def _plan_tenants(self, snapshot: Snapshot, config: NetworkConfig, *, sure: bool = False) -> TenantPlan:
         namespaces = self._facts.namespaces | self._there["vni"]
-        return plan_tenants(snapshot, namespaces, config, self._tenants, self._services.clock())
+        now, memory = self._services.clock(), self._tenants
+        self._watched += min(now - self._looked, UNSEEN_SECONDS) if self._looked is not None else 0.0
+        self._looked = now
+        skips = memory.patience.skips
+        plan = plan_tenants(snapshot, namespaces, config, memory, self._watched, sure=sure)
+        self._services.metrics.tenant_skips.inc(memory.patience.skips - skips)
+        self.wake_at = now + min(plan.wake_at - self._watched, UNSEEN_SECONDS) if plan.wake_at < inf else inf
+        return plan
 
     async def _carry_out(self, kind: str, plan: Plan) -> bool:
         """Whether the plan's change was made."""
@@ -161,6 +186,9 @@ class Rounds:
             written = len(change.put_subnets) + len(change.put_namespaces) + len(change.put_tenants)
             if isinstance(plan, TenantPlan):
                 metrics.tenant_changes.inc(plan.completed)
+                metrics.tenant_refusals.inc(plan.refused)
+                for seconds in plan.durations:
+                    metrics.tenant_change_seconds.observe(seconds)
             metrics.allocations.labels(kind).inc(plan.allocated)
             metrics.deletions.labels(kind).inc(deleted)
             log.info("%s records: %d written (%d new), %d deleted", kind, written, plan.allocated, deleted)

@@ -14,7 +14,7 @@ Called by `rounds` with a snapshot and the Namespaces; pure but for what `Patien
 - A malformed record stays as it is; its Namespace keeps its tenant.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -57,10 +57,19 @@ class TenantMemory:
 
 @dataclass(frozen=True, slots=True)
 class TenantPlan(Plan):
-    """A Plan, and when to look again although nothing has changed (seconds of the plan's clock). `completed` counts changes."""
+    """A Plan, and when to look again although nothing has changed (seconds of the plan's clock).
+
+    `durations` are the seconds that each change took which this plan completes; `refused` counts requests.
+    """
 
     wake_at: float = inf
-    completed: int = 0
+    durations: Sequence[float] = ()
+    refused: int = 0
+
+    @property
+    def completed(self) -> int:
+        """How many changes this plan completes."""
+        return len(self.durations)
 
 
 def plan_tenants(
@@ -71,15 +80,19 @@ def plan_tenants(
     now: float,
     *,
     limit: int = MAX_OPERATIONS,
+    sure: bool = False,
 ) -> TenantPlan:
     """The next change of tenants and net namespaces, of about `limit` Namespaces.
 
     A first start adopts what is recorded as a whole: afterwards a NetID that somebody else has is refused.
 
-    `now` is in seconds of a clock that never goes back.
+    `now` is in seconds of a clock that never goes back. With `sure`, only what does not rest on the absence of a
+    Namespace: for when nobody can be asked whether it is really gone.
     """
     draft = _Draft(snapshot, frozenset(namespaces), memory, now, limit)
-    draft.bury()
+    draft.sure = sure
+    if not sure:
+        draft.bury()
     if config.mode is Mode.MULTITENANT:
         draft.adopt()
         for name in sorted(draft.living & draft.tenants.keys()):
@@ -110,7 +123,9 @@ class _Draft:
         self._gone: list[str] = []
         self._problems: list[Problem] = []
         self._allocated = 0
-        self._completed = 0
+        self._durations: list[float] = []
+        self._missed: list[str] = []
+        self.sure = False
         self._wake_at = inf
         self._held = {vni for tenant in self.tenants.values() for vni in used(tenant)}
         """Every VNI of a tenant, before or after this plan: what it frees is given away only after it."""
@@ -169,16 +184,17 @@ class _Draft:
         taken = {vni for tenant in self._snapshot.tenants.values() for vni in used(tenant)} - {GLOBAL_VNI}
         patience = self._memory.patience
         patience.forget(self._snapshot)
-        self._problems += patience.problems(self._snapshot.host_subnets)
+        self._problems += patience.problems(self._snapshot)
         self._problems += _refusals(self._records[name] for name in self.living & self._records.keys())
         return TenantPlan(
             self._change(),
             tuple(sorted(self._problems)),
             free=MAX_VNI - MIN_TENANT_VNI + 1 - len(taken),
             allocated=self._allocated,
-            absent=self._gone,
+            absent=[*self._gone, *self._missed],
             wake_at=self._wake_at,
-            completed=self._completed,
+            durations=self._durations,
+            refused=sum(bool(error_of(record)) for record in self._put_records.values()),
         )
 
     def _change(self) -> Change | None:
@@ -232,6 +248,10 @@ class _Draft:
         other = record.other
         if record.action == JOIN and other in self.living and other not in self.tenants:
             return  # that Namespace gets its tenant as soon as that is possible
+        if record.action == JOIN and other not in self.tenants:
+            if self.sure:
+                return
+            self._missed.append(other)  # the watch may lag behind who has just created it
         verdict = judge(record, self.tenants, self._new_vni)
         match verdict:
             case Refusal():
@@ -255,7 +275,7 @@ class _Draft:
         change = tenant.change
         if further.change is not None or change is None:
             return
-        self._completed += 1
+        self._durations.append(self._memory.patience.age(tenant, self._now))
         if record is None:
             self._answer_missing(further)
         elif record.net_id not in (None, change.old, change.new):

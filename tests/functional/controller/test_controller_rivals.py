@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fakes.daemon import Daemon, Launcher
 from fakes.private_etcd import PrivateEtcd
-from k8s_ovs.model.events import Event, HostSubnetGone, HostSubnetSet, NetNamespaceGone, NetNamespaceSet
+from k8s_ovs.model.events import Event, HostSubnetGone, HostSubnetSet, TenantGone, TenantSet
 from k8s_ovs.model.types import Vni
 from k8s_ovs.sources.etcd.store import EtcdStore
 
@@ -37,12 +37,11 @@ class Ledger:
                     assert subnet is not None
                     self._check(host, self._hosts.setdefault(subnet, host), f"{subnet} is of")
                     self._check(str(subnet), str(self.subnets.setdefault(host, subnet)), f"{host} has")
-                case NetNamespaceSet(tenant):
-                    vni, name = tenant.net_id, tenant.name
-                    assert vni is not None
+                case TenantSet(tenant):
+                    vni, name = tenant.vni, tenant.name
                     self._check(name, self._tenants.setdefault(vni, name), f"VNI {vni} is of")
                     self._check(str(vni), str(self.vnis.setdefault(name, vni)), f"{name} has")
-                case HostSubnetGone() | NetNamespaceGone():
+                case HostSubnetGone() | TenantGone():
                     self.wrong.append(f"deleted: {event}")
 
     def _check(self, new: str, known: str, what: str) -> None:
@@ -87,4 +86,6 @@ async def test_two_leaders_killed_at_random_give_nothing_twice(
     assert (len(snapshot.host_subnets), len(snapshot.net_namespaces)) == (NODES, NAMESPACES)
     assert len({record.subnet for record in snapshot.host_subnets.values()}) == NODES
     assert len({record.net_id for record in snapshot.net_namespaces.values()}) == NAMESPACES
+    answered = {name: record.net_id for name, record in snapshot.net_namespaces.items()}
+    assert {name: tenant.vni for name, tenant in snapshot.tenants.items()} == answered == ledger.vnis
     assert {record.host: record.subnet for record in snapshot.host_subnets.values()} == ledger.subnets
