@@ -100,7 +100,7 @@ class FlowStats:
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What a full synchronisation changed: flows added (or changed) and deleted."""
+    """What a full synchronisation changed: flows, groups and meters added (or changed) and deleted."""
 
     added: int
     deleted: int
