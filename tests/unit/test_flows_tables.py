@@ -62,12 +62,19 @@ def test_a_table_refuses_what_it_does_not_declare(make: Callable[[], Flow], name
 
 
 def test_every_table_is_reached_and_leads_forward() -> None:
-    reached = {t.CLASSIFY.number}
-    for number, table in t.TABLES.items():
-        assert number in reached
-        assert all(following > number for following in table.next)
-        assert table.next or table.outputs
-        reached |= set(table.next)
+    """Only conntrack leads back, and never to where a packet came in; what is called by resubmit returns to its caller."""
+    waiting, reached = [t.CLASSIFY], {t.CLASSIFY.number}
+    called = {number for table in t.TABLES.values() for number in table.calls}
+    while waiting:
+        table = waiting.pop()
+        assert all(following > table.number for following in table.next)
+        assert table.next or table.outputs or table.tracked or table.number in called
+        assert all(number >= t.SERVICE.number for number in table.tracked)
+        assert bool(table.tracked) <= bool(table.zones)
+        for number in {*table.next, *table.tracked, *table.calls, *table.learns} - reached:
+            reached.add(number)
+            waiting.append(t.TABLES[number])
+    assert reached == t.TABLES.keys()
     assert list(t.TABLES) == sorted(t.TABLES)
     assert {50, 90}.isdisjoint(t.TABLES)
 
