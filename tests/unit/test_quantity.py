@@ -1,5 +1,6 @@
 """Kubernetes quantities: the syntax of resource.Quantity, exactly, and the bounds of bandwidth limits."""
 
+from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
 
@@ -40,13 +41,45 @@ def test_what_kubernetes_takes(text: str, value: Fraction) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", " ", "M", ".", "+", "-", "1 M", " 1M", "1M ", "1M\n", "10mbit", "10Mb", "10MB", "1K", "1ki", "1g"),
-        *("1e", "1e1.5", "1eM", "1M3", "1Mi3", "1.2.3", "--1", "+-1", "1,5M", "0x10", "ten", "NaN", "inf", "١M"),
+        *(
+            "",
+            " ",
+            "M",
+            ".",
+            "+",
+            "-",
+            "1 M",
+            " 1M",
+            "1M ",
+            "1M\n",
+            "10mbit",
+            "10Mb",
+            "10MB",
+            "1K",
+            "1ki",
+            "1g",
+        ),
+        *(
+            "1e",
+            "1e1.5",
+            "1eM",
+            "1M3",
+            "1Mi3",
+            "1.2.3",
+            "--1",
+            "+-1",
+            "1,5M",
+            "0x10",
+            "ten",
+            "NaN",
+            "inf",
+            "\u0661M",
+        ),
         *("1_000", "1e999999999", "9" * 1000),
     ],
 )
 def test_what_kubernetes_refuses(text: str) -> None:
-    with pytest.raises(ValueError, match="quantity|bounds"):
+    with pytest.raises(ValueError, match=r"quantity|bounds"):
         parse_quantity(text)
 
 
@@ -58,12 +91,10 @@ def test_every_suffix_is_exact(number: Decimal, suffix: str) -> None:
 
 @given(st.text(max_size=20))
 def test_any_text_is_a_number_or_a_value_error(text: str) -> None:
-    try:
+    value = None
+    with suppress(ValueError):
         value = parse_quantity(text)
-    except ValueError as error:
-        assert str(error)
-    else:
-        assert isinstance(value, Fraction)
+    assert value is None or isinstance(value, Fraction)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ def _table(table: Table) -> str:
         f"- sets: {_names(table.sets)}",
         f"- goes on in: {', '.join(map(table_name, table.next)) or 'nothing, it is the end'}",
         f"- outputs: {'yes' if table.outputs else 'no'}",
+        *(["- meters"] if table.meters else []),
         f"- drops what is left as `{table.miss.label}`: {table.miss.meaning}",
     ]
     return "\n".join(lines)

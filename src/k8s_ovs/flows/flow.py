@@ -144,6 +144,16 @@ class GroupAction:
 
 
 @dataclass(frozen=True, slots=True)
+class MeterAction:
+    """Let the meter with this id drop the packet if it exceeds the meter's rate; what comes behind is not done then."""
+
+    meter: int
+
+    def __str__(self) -> str:
+        return f"meter:{self.meter}"
+
+
+@dataclass(frozen=True, slots=True)
 class Resubmit:
     """Apply the flow of `table` that matches, and go on behind this action."""
 
@@ -177,7 +187,7 @@ class Learn:
         return f"learn({','.join(words)})"
 
 
-Action = SetField | Move | Output | OutputInPort | Goto | Ct | GroupAction | Resubmit | Learn
+Action = SetField | Move | Output | OutputInPort | Goto | Ct | GroupAction | MeterAction | Resubmit | Learn
 
 Identity = tuple[int, int, Match]
 """Table, priority and match."""

@@ -19,6 +19,7 @@ from k8s_ovs.flows.flow import (
     GroupAction,
     Learn,
     Match,
+    MeterAction,
     Move,
     Output,
     OutputInPort,
@@ -58,6 +59,7 @@ class Table:
     calls: tuple[int, ...] = ()
     learns: tuple[int, ...] = ()
     groups: bool = False
+    meters: bool = False
 
     def flow(self, priority: int, match: Wanted, actions: Sequence[Action], *, about: int = 0) -> Flow:
         """A flow that lets packets go on; `about` is the object's number for the cookie. Raises PipelineError."""
@@ -116,6 +118,9 @@ class Table:
             case Output() | OutputInPort():
                 if not self.outputs:
                     raise self._error(flow, "may not output")
+            case MeterAction():
+                if not self.meters or action is not flow.actions[0]:
+                    raise self._error(flow, "may not meter" if not self.meters else "meters too late")
             case _:
                 self._check_connection(flow, action)
 
@@ -218,7 +223,7 @@ POD_IN = Table(
     number=_POD_IN,
     name="pod-in",
     stage=StageId.POD_IN,
-    decides="whether port, MAC and IP belong to one pod; the tenant is the pod's (a rate limit would be a meter here)",
+    decides="whether port, MAC and IP belong to one pod and it keeps to its bandwidth; the tenant is the pod's",
     filled="local pod",
     miss=Drop.POD_OTHER,
     matches=(
@@ -234,6 +239,7 @@ POD_IN = Table(
     ),
     sets=(f.SOURCE_VNI, f.ORIGIN),
     next=(_ARP, _SERVICE),
+    meters=True,
 )
 GATEWAY_IN = Table(
     number=_GATEWAY_IN,

@@ -4,12 +4,18 @@ Port, MAC and IP have to belong together, for ARP as for IP; what then goes on c
 is dropped at once: on the underlay it could pass for a host's. How fragments are stopped is told in `deliver`, which has
 the last word on the way to the host.
 
+A limit of what the pod sends is a meter here, numbered like the port, behind which nothing of a dropped packet goes on.
+It enforces; a shaper inside the pod (`dataplane.links`) makes it smooth. The shaper keeps just below the limit of the
+meter, which then drops nothing; a pod that removes its shaper still gets no more than the limit. docs/bandwidth.md has
+the measurements behind the numbers.
+
 A pod that asks for its own address does duplicate detection or announces itself (RFC 5227). An answer would make it
 believe that the address is taken; so there is none.
 """
 
 from collections.abc import Iterator
 
+from k8s_ovs.flows.diff import Item
 from k8s_ovs.flows.fields import (
     ARP_SHA,
     ARP_SPA,
@@ -30,7 +36,8 @@ from k8s_ovs.flows.fields import (
     address,
     mac_value,
 )
-from k8s_ovs.flows.flow import Flow, SetField
+from k8s_ovs.flows.flow import Action, Flow, MeterAction, SetField
+from k8s_ovs.flows.group import Meter, MeterId
 from k8s_ovs.flows.names import Drop
 from k8s_ovs.flows.stages.base import Stage
 from k8s_ovs.flows.tables import ARP, POD_IN, SERVICE, goto
@@ -39,6 +46,26 @@ from k8s_ovs.model.records import LocalHost, LocalPod
 _IP = (ETH_TYPE.whole, IP_TYPE)
 _ARP = (ETH_TYPE.whole, ARP_TYPE)
 _POD = SetField(ORIGIN, Origin.POD)
+
+METER_PERCENT = 102
+"""The meter's rate, as a part of the limit: it has to let pass what the shaper lets pass, whoever's clock is faster."""
+METER_BURST_MS = 200
+"""The meter's burst, in milliseconds of the limit. With less, TCP without shaper starves (100 ms: half of the limit); with
+more, a short test shows it."""
+MIN_METER_BURST = 80
+"""Kilobits: a packet larger than the burst would never pass, and this is a jumbo frame."""
+MAX_METER = (1 << 32) - 1
+"""Kilobits per second: what the field of OpenFlow holds. Nothing sends 4 Tbit/s through a veth."""
+
+
+def meter_of(pod: LocalPod) -> Meter | None:
+    """The meter of what this pod sends; None without a limit."""
+    limit = pod.attachment.limits.egress
+    if limit is None:
+        return None
+    rate = -(-limit * METER_PERCENT // 100_000)
+    burst = max(MIN_METER_BURST, limit * METER_BURST_MS // 1_000_000)
+    return Meter(MeterId(pod.ofport), min(rate, MAX_METER), min(burst, MAX_METER))
 
 
 class PodIn(Stage):
@@ -52,17 +79,18 @@ class PodIn(Stage):
         yield POD_IN.drop(100, [_IP], Drop.POD_SPOOFED_IP)
         yield POD_IN.drop(100, [_ARP], Drop.POD_SPOOFED_ARP)
 
-    def pod(self, local: LocalHost, pod: LocalPod) -> Iterator[Flow]:
-        """What this port may send."""
+    def pod(self, local: LocalHost, pod: LocalPod) -> Iterator[Item]:
+        """What this port may send, and how much."""
         del local
         ip = pod.attachment.address
         about, mac = int(ip), mac_value(pod.attachment.mac)
         port = (IN_PORT.whole, int(pod.ofport))
         sender = (port, (ETH_SRC.whole, mac))
         yield POD_IN.drop(300, [_ARP, port, address(ARP_TPA, ip)], Drop.POD_OWN_ADDRESS_ARP)
-        tenant = SetField(SOURCE_VNI, pod.vni)
-        yield POD_IN.flow(
-            200, [_IP, *sender, address(IP_SRC, ip)], [tenant, _POD, goto(SERVICE)], about=about
-        )
+        actions: list[Action] = [SetField(SOURCE_VNI, pod.vni), _POD, goto(SERVICE)]
+        if (meter := meter_of(pod)) is not None:
+            yield meter
+            actions.insert(0, MeterAction(meter.id))
+        yield POD_IN.flow(200, [_IP, *sender, address(IP_SRC, ip)], actions, about=about)
         arp = [_ARP, *sender, address(ARP_SPA, ip), (ARP_SHA.whole, mac)]
         yield POD_IN.flow(200, arp, [_POD, goto(ARP)], about=about)
