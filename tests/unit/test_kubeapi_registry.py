@@ -196,6 +196,39 @@ def test_a_cluster_ip_stays(registry: Registry) -> None:
         change(registry, entry, spec={"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5"]})
 
 
+def node_ports(entry: Entry) -> list[int]:
+    return [port.get("nodePort", 0) for port in entry.obj["spec"]["ports"]]
+
+
+def test_node_ports_are_given_and_kept(registry: Registry) -> None:
+    ports = [{"name": "t", "port": 80}, {"name": "u", "port": 80, "protocol": "UDP"}]
+    entry = registry.create(SERVICES, "default", service("open", type="NodePort", ports=ports))
+    assert node_ports(entry) == [30000, 30001]
+    again = change(registry, entry, spec={"ports": [ports[1], ports[0], {"name": "new", "port": 81}]})
+    assert node_ports(again) == [30001, 30000, 30002]
+    closed = change(registry, again, spec={"type": "ClusterIP"})
+    assert node_ports(closed) == [0, 0, 0]
+    assert node_ports(registry.create(SERVICES, "default", service("plain"))) == [0]
+
+
+def test_node_ports_may_be_asked_for(registry: Registry) -> None:
+    def asked(name: str, number: int, protocol: str = "TCP", kind: str = "NodePort") -> Entry:
+        port = {"port": 80, "nodePort": number, "protocol": protocol}
+        return registry.create(SERVICES, "default", service(name, type=kind, ports=[port]))
+
+    assert node_ports(asked("a", 30000)) == [30000]
+    assert node_ports(asked("b", 30000, "UDP")) == [30000]
+    assert node_ports(registry.create(SERVICES, "default", service("c", type="LoadBalancer"))) == [30001]
+    for name, number, kind, message in (
+        ("d", 30000, "NodePort", "provided port is already allocated"),
+        ("e", 80, "NodePort", "The range of valid ports is 30000-32767"),
+        ("f", 30009, "ClusterIP", "may not be used when `type` is 'ClusterIP'"),
+    ):
+        with pytest.raises(ApiError, match=message) as caught:
+            asked(name, number, kind=kind)
+        assert caught.value.code == 422
+
+
 def test_pods_hardly_change(registry: Registry) -> None:
     entry = registry.create(PODS, "default", pod())
     entry = change(

@@ -160,9 +160,8 @@ def test_many_probes_are_cut_into_batches_and_none_is_lost() -> None:
 
 def point(namespace: str, *backends: str, name: str = "web", node_port: int = 0) -> ServicePoint:
     behind = frozenset((IPv4Address(address), 80) for address in backends)
-    return ServicePoint(
-        namespace, name, IPv4Address("10.96.0.7"), 80, node_port, (Protocol.TCP, Protocol.UDP), behind
-    )
+    address = None if node_port else IPv4Address("10.96.0.7")
+    return ServicePoint(namespace, name, address, node_port or 80, (Protocol.TCP, Protocol.UDP), behind)
 
 
 def with_services(*points: ServicePoint) -> dict[str, End]:
@@ -221,7 +220,8 @@ def test_a_pod_on_the_hosts_network_stands_behind_a_service_as_its_host() -> Non
 
 def test_node_ports_are_probed_from_pods_only_and_services_are_no_sources() -> None:
     named = with_services(point("red", "10.128.0.2", node_port=30080))
-    on_node = named["service red/web:80 on node2"]
+    named |= with_services(point("red", "10.128.0.2"))
+    on_node = named["service red/web:30080 on node2"]
     assert on_node.target == Target("100.64.10.12", 30080)
     assert matrix.is_probed(named["blue/b1"], on_node)
     assert not matrix.is_probed(named["node1"], on_node)
@@ -262,9 +262,10 @@ def test_points_are_ports_with_the_protocols_that_have_the_same_endpoints() -> N
     ]
     headless = Service("red", "none", (), service.ports)
     found = list(servicepoints.points([service, headless], pieces))
-    assert [(item.port, item.node_port, item.protocols) for item in found] == [
-        (80, 30080, (Protocol.TCP, Protocol.UDP)),
-        (53, 0, (Protocol.UDP,)),
+    assert [(item.address is None, item.port, item.protocols) for item in found] == [
+        (False, 80, (Protocol.TCP, Protocol.UDP)),
+        (True, 30080, (Protocol.TCP, Protocol.UDP)),
+        (False, 53, (Protocol.UDP,)),
     ]
-    assert found[0].backends == {(ready.address, 8080)}
-    assert found[1].backends == {(leaving.address, 8080)}
+    assert found[0].backends == found[1].backends == {(ready.address, 8080)}
+    assert found[2].backends == {(leaving.address, 8080)}

@@ -215,14 +215,16 @@ def service_ends(
             title=point.title,
             party=tenancy.service(vnis.get(point.namespace), point.namespace, point.name),
             netns=Path(),
-            target=Target(str(point.address), point.port, speaks=all(end.server for end in backends)),
+            target=Target(str(point.address or ""), point.port, speaks=all(end.server for end in backends)),
             server="",
             protocols=point.protocols,
             backends=backends,
         )
-        found.append(end)
-        for node in cluster.nodes if point.node_port else ():
-            target = replace(end.target, address=str(node.ip), port=point.node_port)
+        if point.address is not None:
+            found.append(end)
+            continue
+        for node in cluster.nodes:
+            target = replace(end.target, address=str(node.ip))
             found.append(replace(end, title=f"{end.title} on {node.name}", target=target, node=node.name))
     return found
 

@@ -17,21 +17,22 @@ from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.credentials import KubeSettings, load_credentials
 from k8s_ovs.sources.kube.objects import ENDPOINT_SLICES, SERVICES
 
+_Point = tuple[IPv4Address | None, int, frozenset[tuple[IPv4Address, int]]]
+"""Address, port and endpoints."""
 _PROBED = {model.Protocol.TCP: Protocol.TCP, model.Protocol.UDP: Protocol.UDP}
 
 
 @dataclass(frozen=True, slots=True)
 class ServicePoint:
-    """One port number of a Service: `protocols` spoken there, and the addresses of the endpoints behind.
+    """One port number of a Service: `protocols` spoken there, and the endpoints behind.
 
-    `node_port` 0 means none. Protocols whose endpoints differ are different points.
+    `address` None: it is a node port. Protocols whose endpoints differ are different points.
     """
 
     namespace: str
     name: str
-    address: IPv4Address
+    address: IPv4Address | None
     port: int
-    node_port: int
     protocols: tuple[Protocol, ...]
     backends: frozenset[tuple[IPv4Address, int]]
 
@@ -61,22 +62,16 @@ def points(
     for service in services:
         if not service.addresses or service.local_only:
             continue
-        behind: dict[tuple[int, int, frozenset[tuple[IPv4Address, int]]], list[Protocol]] = {}
+        behind: dict[_Point, list[Protocol]] = {}
         for port in service.ports:
             backends = frozenset(_backends(service, port, slices))
-            if backends and port.protocol in _PROBED:
-                key = (port.port, port.node_port, backends)
-                behind.setdefault(key, []).append(_PROBED[port.protocol])
-        for (number, node_port, backends), protocols in behind.items():
-            yield ServicePoint(
-                service.namespace,
-                service.name,
-                service.addresses[0],
-                number,
-                node_port,
-                tuple(protocols),
-                backends,
-            )
+            if not backends or port.protocol not in _PROBED:
+                continue
+            behind.setdefault((service.addresses[0], port.port, backends), []).append(_PROBED[port.protocol])
+            if port.node_port:
+                behind.setdefault((None, port.node_port, backends), []).append(_PROBED[port.protocol])
+        for (address, number, backends), protocols in behind.items():
+            yield ServicePoint(service.namespace, service.name, address, number, tuple(protocols), backends)
 
 
 def _backends(

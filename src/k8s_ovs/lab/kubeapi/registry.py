@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Network
 
 from k8s_ovs.lab.kubeapi import answers, defaults, schema, strategy, validation
+from k8s_ovs.lab.kubeapi.nodeports import NodePorts
 from k8s_ovs.lab.kubeapi.resources import (
     NAMESPACES,
     PODS,
@@ -53,6 +54,7 @@ class Registry:
     def __init__(self, store: Store, service_cidr: IPv4Network) -> None:
         self.store = store
         self.cluster_ips = ClusterIps(store, service_cidr)
+        self.node_ports = NodePorts(store)
 
     def get(self, resource: Resource, key: Key) -> Entry:
         """The object. Raises ApiError 404."""
@@ -203,6 +205,7 @@ class Registry:
             raise answers.invalid(resource.kind, resource.group, meta(obj).get("name", ""), problems)
         if resource is SERVICES:
             self.cluster_ips.assign(obj, old)
+            self.node_ports.assign(obj, old)
 
     def _commit(self, resource: Resource, obj: Object, options: WriteOptions) -> Entry:
         if options.dry_run:
