@@ -9,12 +9,12 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fakes.planning import Planner, new_memory
 from k8s_ovs.config import Mode, NetworkConfig
 from k8s_ovs.controller.claims import HostNode
 from k8s_ovs.controller.plan import Plan
 from k8s_ovs.controller.subnets import plan_subnets
-from k8s_ovs.controller.tenants import plan_tenants
-from k8s_ovs.model.types import HostSubnet, NetNamespace, Vni
+from k8s_ovs.model.types import HostSubnet, NetNamespace, Tenant, Vni
 from k8s_ovs.sources.store import Change, Snapshot
 
 POD_NETWORK = IPv4Network("172.11.0.0/24")
@@ -35,13 +35,17 @@ nodes = st.dictionaries(names, st.lists(addresses, max_size=2, unique=True)).map
 host_subnets = st.lists(
     st.builds(HostSubnet, names, addresses, subnets, st.booleans()), unique_by=lambda r: r.host_ip
 )
+NAMES = ["kube-system", *(f"ns{n}" for n in range(8))]
 namespaces = st.sets(st.sampled_from(["kube-system", "default", *(f"ns{n}" for n in range(8))]))
 net_namespaces = st.lists(
     st.builds(
         NetNamespace,
-        st.sampled_from(["kube-system", *(f"ns{n}" for n in range(8))]),
+        st.sampled_from(NAMES),
         st.one_of(st.none(), st.sampled_from([0, 10, 11, 12, 13, 4711]).map(Vni)),
-        st.sampled_from(["", "", "join"]),
+        st.sampled_from(["", "", "isolate", "global"]),
+    )
+    | st.builds(
+        NetNamespace, st.sampled_from(NAMES), st.none(), st.just("join"), st.sampled_from([*NAMES, "nowhere"])
     ),
     unique_by=lambda r: r.name,
 )
@@ -76,18 +80,6 @@ def settled_subnets(
     states = [snapshot]
     for _ in range(ROUNDS):
         plan = plan_subnets(states[-1], nodes, config_of(), former=former, limit=limit)
-        if plan.change is None:
-            return states, plan
-        states.append(applied(states[-1], plan.change))
-    raise AssertionError(f"never settles: {plan}")
-
-
-def settled_tenants(
-    snapshot: Snapshot, living: set[str], mode: Mode, limit: int = 100
-) -> tuple[list[Snapshot], Plan]:
-    states = [snapshot]
-    for _ in range(ROUNDS):
-        plan = plan_tenants(states[-1], living, config_of(mode), limit=limit)
         if plan.change is None:
             return states, plan
         states.append(applied(states[-1], plan.change))
@@ -176,52 +168,64 @@ def test_the_order_of_the_input_does_not_matter(
     assert plan_subnets(snapshot_of(shuffled, []), shuffled_nodes, config_of()) == plan
 
 
-@unhurried
-@given(namespaces, net_namespaces, modes, limits)
-def test_no_vni_is_given_twice_and_none_that_was_given_changes(
-    living: set[str], records: list[NetNamespace], mode: Mode, limit: int
-) -> None:
-    states, _ = settled_tenants(snapshot_of([], records), living, mode, limit)
-    for before, after in itertools.pairwise(states):
-        held = {r.net_id for r in before.net_namespaces.values()}
-        new = [
-            r.net_id
-            for name, r in after.net_namespaces.items()
-            if (name not in before.net_namespaces or before.net_namespaces[name].net_id is None)
-            and r.net_id not in {0, None}
-        ]
-        assert len(new) == len(set(new))
-        assert not held & set(new)
-        for name, record in before.net_namespaces.items():
-            if name in living and record.net_id is not None:
-                assert after.net_namespaces[name] == record
+@st.composite
+def planners(draw: st.DrawFn) -> Planner:
+    """Records and tenants of any kind; what is in the ledger may be joined or in a change, as the controller leaves it."""
+    planner = Planner(living=draw(namespaces), config=config_of(draw(modes)))
+    planner.records = {record.name: record for record in draw(net_namespaces)}
+    vnis = draw(st.dictionaries(st.sampled_from(NAMES), st.sampled_from([0, 10, 11, 12]).map(Vni)))
+    planner.tenants = {name: Tenant(name, vni) for name, vni in vnis.items()}
+    return planner
 
 
 @unhurried
-@given(namespaces, net_namespaces, limits)
-def test_in_the_end_every_namespace_has_a_record_and_no_other_has(
-    living: set[str], records: list[NetNamespace], limit: int
-) -> None:
-    states, last = settled_tenants(snapshot_of([], records), living, Mode.MULTITENANT, limit)
-    assert states[-1].net_namespaces.keys() == living
-    unserved = {name for name, r in states[-1].net_namespaces.items() if r.net_id is None}
-    assert unserved <= {problem.subject.name for problem in last.problems}
+@given(planners(), limits)
+def test_a_vni_changes_by_request_only_and_a_new_tenant_takes_nobodys(planner: Planner, limit: int) -> None:
+    asked = {name for name, record in planner.records.items() if record.action}
+    first = not planner.tenants
+    for _ in range(ROUNDS):
+        before = dict(planner.tenants)
+        if planner.step(limit).change is None:
+            return
+        held = [tenant.vni for tenant in before.values()]
+        new = [tenant.vni for name, tenant in planner.tenants.items() if name not in before and tenant.vni]
+        assert first or not set(new) & set(held)
+        assert first or len(new) == len(set(new))
+        for name, tenant in before.items():
+            if name in planner.living and planner.tenants[name].vni != tenant.vni:
+                assert name in asked
+        first = False
+    raise AssertionError("never settles")
 
 
 @unhurried
-@given(namespaces, net_namespaces)
-def test_single_tenant_mode_only_deletes(living: set[str], records: list[NetNamespace]) -> None:
-    states, _ = settled_tenants(snapshot_of([], records), living, Mode.SUBNET)
-    assert states[-1].net_namespaces == {r.name: r for r in records if r.name in living}
+@given(planners(), limits)
+def test_in_the_end_ledger_and_records_agree(planner: Planner, limit: int) -> None:
+    planner.settle(limit)
+    assert planner.tenants.keys() | planner.records.keys() <= planner.living
+    assert not any(record.action for record in planner.records.values())
+    if planner.config.mode is Mode.MULTITENANT:
+        assert planner.tenants.keys() == planner.living
+        assert planner.vnis() == planner.tenant_vnis()
 
 
 @unhurried
-@given(namespaces, net_namespaces, modes, st.randoms(use_true_random=False))
-def test_the_order_of_namespaces_does_not_matter(
-    living: set[str], records: list[NetNamespace], mode: Mode, rng: random.Random
-) -> None:
-    plan = plan_tenants(snapshot_of([], records), living, config_of(mode))
-    shuffled, order = list(records), list(living)
-    rng.shuffle(shuffled)
-    rng.shuffle(order)
-    assert plan_tenants(snapshot_of([], shuffled), order, config_of(mode)) == plan
+@given(planners())
+def test_single_tenant_mode_changes_no_tenant(planner: Planner) -> None:
+    planner.config = config_of(Mode.SUBNET)
+    kept = {name: tenant for name, tenant in planner.tenants.items() if name in planner.living}
+    vnis = {name: vni for name, vni in planner.vnis().items() if name in planner.living}
+    planner.settle()
+    assert (planner.tenants, planner.vnis()) == (kept, vnis)
+
+
+@unhurried
+@given(planners(), st.randoms(use_true_random=False))
+def test_the_order_of_namespaces_does_not_matter(planner: Planner, rng: random.Random) -> None:
+    plan = planner.plan()
+    tenants, records = list(planner.tenants.items()), list(planner.records.items())
+    rng.shuffle(tenants)
+    rng.shuffle(records)
+    planner.tenants, planner.records = dict(tenants), dict(records)
+    planner.memory = new_memory()
+    assert planner.plan() == plan
