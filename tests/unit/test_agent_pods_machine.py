@@ -48,6 +48,9 @@ class Pods(RuleBasedStateMachine):
     @rule(name=sandboxes)
     def make_namespace(self, name: str) -> None:
         self.world.netns.add(f"/netns/{name}")
+        if any(key.sandbox == name for key in self.world.rows):
+            # It was lost with the veth in it and comes back empty: the runtime asks anew, as after a lost veth.
+            self.add(name)
 
     @rule(name=sandboxes)
     def lose_namespace(self, name: str) -> None:
