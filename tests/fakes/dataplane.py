@@ -30,7 +30,7 @@ from k8s_ovs.dataplane.bridge import (
 )
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
 from k8s_ovs.errors import LinkError, OvsdbError
-from k8s_ovs.model.types import Attachment, AttachmentKey, OfPort
+from k8s_ovs.model.types import Attachment, AttachmentKey, OfPort, PodLimits
 
 __all__ = [
     "FakeFirewall",
@@ -56,6 +56,8 @@ class FakeSwitch(Faulty):
         super().__init__()
         self.spec: BridgeSpec | None = None
         self.rows: dict[AttachmentKey, Attachment] = {}
+        self.lost_queues: set[AttachmentKey] = set()
+        """Ports whose queue somebody has taken away."""
         self._links = links
         self._devices = devices
         self._offered = offered
@@ -112,6 +114,16 @@ class FakeSwitch(Faulty):
         await self._enter("remove_port")
         self.rows.pop(key, None)
 
+    async def set_limits(self, key: AttachmentKey, limits: PodLimits) -> None:
+        await self._enter("set_limits")
+        if key in self.rows:
+            self.rows[key] = replace(self.rows[key], limits=limits)
+
+    async def check_limits(self, key: AttachmentKey) -> None:
+        await self._enter("check_limits")
+        if key in self.lost_queues:
+            raise OvsdbError(f"queue towards sandbox {key.sandbox}/{key.ifname}: no limit")
+
     def attachments(self) -> list[Attachment]:
         return list(self.rows.values())
 
@@ -165,6 +177,14 @@ class FakePodLinks(Faulty):
         if (link.netns, link.ifname) in taken | self.foreign:
             raise LinkError(f"{link.netns} has another interface {link.ifname} already", errno=errno.EEXIST)
         self.pairs[link.host_ifname] = link
+
+    async def shape(self, link: PodLink) -> None:
+        await self._enter("shape")
+        self._must_have(link.netns)
+        found = self.pairs.get(link.host_ifname)
+        if found is None:
+            raise LinkError(f"interface {link.host_ifname}: does not exist", errno=errno.ENODEV)
+        self.pairs[link.host_ifname] = replace(found, egress=link.egress)
 
     async def check(self, link: PodLink) -> None:
         await self._enter("check")

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Literal, Protocol
 
 from k8s_ovs.flows.diff import Item, Mod
-from k8s_ovs.model.types import Attachment, AttachmentKey, Mac, OfPort
+from k8s_ovs.model.types import Attachment, AttachmentKey, Mac, OfPort, PodLimits
 
 Datapath = Literal["system", "netdev"]
 """`datapath_type` of the bridge: the kernel module, or the switch's own userspace datapath."""
@@ -69,7 +69,8 @@ class PodLink:
     """A veth pair: `host_ifname` on the host, `ifname` inside `netns` with the address, routes and MTU of a pod.
 
     `checksum_offload` False turns transmit checksum offload off at the pod's end (the netdev datapath needs that).
-    `alias` is the interface alias of the host's end; it begins with LINK_ALIAS_PREFIX and names the attachment.
+    `alias` is the interface alias of the host's end; it begins with LINK_ALIAS_PREFIX and names the attachment. `egress`
+    is the limit of what the pod sends, in bits per second; None is unlimited.
     """
 
     host_ifname: str
@@ -83,6 +84,7 @@ class PodLink:
     mtu: int
     checksum_offload: bool
     alias: str = LINK_ALIAS_PREFIX
+    egress: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +125,24 @@ class Switch(Protocol):
         """Remove the bridge and every port of it. Raises OvsdbError."""
 
     async def add_port(self, attachment: Attachment) -> Attachment:
-        """Add the pod's port and its lease in one transaction; return it with its ofport. Repeating it is harmless.
+        """Add the pod's port, its lease and its queue in one transaction; return it with its ofport.
+
+        Repeating it is harmless.
 
         Raises OvsdbError, and leaves no row behind when it does.
         """
 
     async def remove_port(self, key: AttachmentKey) -> None:
         """Remove port and lease; a port that does not exist is no error. Raises OvsdbError."""
+
+    async def set_limits(self, key: AttachmentKey, limits: PodLimits) -> None:
+        """Write the limits into the lease, and the queue that holds the one towards the pod, in one transaction.
+
+        Returns once the switch has acted on it. A port that does not exist is no error. Raises OvsdbError.
+        """
+
+    async def check_limits(self, key: AttachmentKey) -> None:
+        """Raise OvsdbError if the queue towards the pod is not as the lease says."""
 
     def attachments(self) -> list[Attachment]:
         """Every lease in OVSDB now."""
@@ -174,6 +187,12 @@ class PodLinks(Protocol):
         """Make the pair and configure the pod's end; what exists already and is right stays. Raises LinkError.
 
         Nothing stays behind when it fails. A missing network namespace is a LinkError with errno ENOENT.
+        """
+
+    async def shape(self, link: PodLink) -> None:
+        """Give an existing pair the shaper that `link.egress` asks for, or none. Raises LinkError.
+
+        A shaper that is right already is not touched.
         """
 
     async def check(self, link: PodLink) -> None:

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 
 from ovs.db.idl import Row
 
+from k8s_ovs.dataplane.ovsdb_queues import COLUMNS, port_of
+
 IGNORED: Mapping[str, frozenset[str]] = {
     # A port that comes or goes is seen by its Interface.
     "Bridge": frozenset({"ports"}),
@@ -58,7 +60,11 @@ class ChangeFeed:
     def observe(self, table: str, event: str, row: Row, old: Row | None) -> None:
         """A row has been created, changed or deleted (`ovsdb_client.Observer`): tell, if it is news."""
         del event
-        if table in {"Interface", "Port"} and row.name in self._ours:
+        if table in COLUMNS:
+            name = port_of(row)
+            if name is None or name in self._ours:
+                return
+        elif table in {"Interface", "Port"} and row.name in self._ours:
             return
         ignored = IGNORED.get(table)
         if (

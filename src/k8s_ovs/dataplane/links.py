@@ -15,6 +15,7 @@ import socket
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import TypeVar
@@ -22,12 +23,18 @@ from typing import TypeVar
 from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, PodLink
 from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.rtnetlink import Link, LinkChange, Route, Rtnetlink
+from k8s_ovs.dataplane.shaper import bucket_of, shape, shaped_rate
 from k8s_ovs.errors import LinkError
 
 T = TypeVar("T")
 
 SIDE_BY_SIDE = 20
 ANYWHERE = IPv4Network("0.0.0.0/0")
+
+QUEUE, NETDEV_QUEUE = 100, 16
+"""Packets that may wait in front of a pod with a limit. ovs-vswitchd's userspace datapath sends to all pods through one
+packet socket: what waits for one pod (a packet counts 2.3 kB) takes room in the socket's buffer (net.core.wmem_default,
+208 KiB), and with the 1,000 packets that are the kernel's default, one pod that is flooded cuts off all others."""
 
 SIOCETHTOOL = 0x8946
 ETHTOOL_GTXCSUM, ETHTOOL_STXCSUM = 0x16, 0x17
@@ -52,6 +59,10 @@ class NetlinkPodLinks:
                     await self.delete(link.host_ifname)
             raise
 
+    async def shape(self, link: PodLink) -> None:
+        """See `bridge.PodLinks`."""
+        await self._start(lambda: self._shape(link))
+
     async def check(self, link: PodLink) -> None:
         """See `bridge.PodLinks`."""
         await self._start(lambda: self._check(link))
@@ -73,6 +84,11 @@ class NetlinkPodLinks:
             is_new = call_in(link.netns, lambda: _create_in_pod(host, link))
         call_in(self._netns, lambda: _silence_kernel(link.host_ifname))
         return is_new
+
+    def _shape(self, link: PodLink) -> None:
+        with call_in(self._netns, Rtnetlink) as host:
+            _configure_host_end(host, link)
+            call_in(link.netns, lambda: _shape_in_pod(link))
 
     def _check(self, link: PodLink) -> None:
         with call_in(self._netns, Rtnetlink) as host:
@@ -149,8 +165,9 @@ def _configure_host_end(host: Rtnetlink, link: PodLink) -> None:
     end = _must(host.link(link.host_ifname), link.host_ifname)
     if not end.up:
         host.no_ipv6_address(end)
-    if end.alias != link.alias or end.mtu != link.mtu or not end.up:
-        host.set_link(end, LinkChange(alias=link.alias, mtu=link.mtu, up=True))
+    queue = _queue_of(link)
+    if (end.alias, end.mtu, end.queue, end.up) != (link.alias, link.mtu, queue, True):
+        host.set_link(end, LinkChange(alias=link.alias, mtu=link.mtu, queue=queue, up=True))
 
 
 def _configure_pod_end(pod: Rtnetlink, link: PodLink) -> None:
@@ -165,6 +182,16 @@ def _configure_pod_end(pod: Rtnetlink, link: PodLink) -> None:
     for route in _routes(link):
         if route not in have:
             pod.put_route(end, route)
+    shape(replace(end, mtu=link.mtu), link.egress)
+
+
+def _shape_in_pod(link: PodLink) -> None:
+    with Rtnetlink() as pod:
+        shape(_must(pod.link(link.ifname), f"{link.ifname} in {link.netns}"), link.egress)
+
+
+def _queue_of(link: PodLink) -> int:
+    return QUEUE if link.checksum_offload else NETDEV_QUEUE
 
 
 def _check_in_pod(host: Rtnetlink, link: PodLink) -> None:
@@ -189,6 +216,10 @@ def _check_in_pod(host: Rtnetlink, link: PodLink) -> None:
         facts += [(route in have, f"{where}: the route to {route.to} is missing") for route in _routes(link)]
         offload = link.checksum_offload or not _tx_checksum(link.ifname)
         facts.append((offload, f"{where}: transmit checksum offload is on"))
+        wanted = bucket_of(link.egress, link.mtu).rate * 8 if link.egress is not None else None
+        rate = shaped_rate(theirs)
+        shaped = rate * 8 if rate is not None else None
+        facts.append((shaped == wanted, f"{where}: shaper is {shaped}, not {wanted} (bit/s)"))
     for holds, difference in facts:
         if not holds:
             raise LinkError(difference, errno=errno.ENOENT, remedy="delete the pod, it comes back whole")

@@ -20,10 +20,11 @@ from k8s_ovs.dataplane.mgmt import watch_switch
 from k8s_ovs.dataplane.netlink import kernel_has_openvswitch
 from k8s_ovs.dataplane.ovsdb_client import REMEDY, OvsdbClient, Replica
 from k8s_ovs.errors import OvsdbError
-from k8s_ovs.model.types import Attachment, AttachmentKey
+from k8s_ovs.model.types import Attachment, AttachmentKey, PodLimits
 
 DEADLINE = 10.0
 """Seconds that one step of a call waits for ovsdb-server or ovs-vswitchd; a container runtime waits longer."""
+LOOK_AT_VSWITCHD = "check that ovs-vswitchd runs, and its log"
 
 _log = logging.getLogger(__name__)
 
@@ -132,6 +133,29 @@ class OvsdbSwitch:
 
             await self._client.transact(what, key, edit, self._deadline)
 
+    async def set_limits(self, key: AttachmentKey, limits: PodLimits) -> None:
+        """See `bridge.Switch`."""
+        what = f"limits of sandbox {key.sandbox}/{key.ifname}"
+        with contextlib.ExitStack() as quiet:
+
+            def edit(replica: Replica, transaction: Transaction) -> None:
+                if (row := rows.interface_of(replica, key)) is not None:
+                    quiet.enter_context(self._feed.quiet(rows.text(row, "name")))
+                    rows.put_limits(replica, transaction, row, limits)
+
+            configuration = await self._client.transact(what, key, edit, self._deadline)
+            try:
+                await self._client.until(lambda: self._acted(configuration), self._deadline)
+            except TimeoutError:
+                message = f"{what}: ovs-vswitchd has not acted on them within {self._deadline:g} s"
+                raise OvsdbError(message, remedy=LOOK_AT_VSWITCHD) from None
+
+    async def check_limits(self, key: AttachmentKey) -> None:
+        """See `bridge.Switch`."""
+        what = f"queue towards sandbox {key.sandbox}/{key.ifname}"
+        if fault := rows.queue_fault(await self._ready(what), key):
+            raise OvsdbError(f"{what}: {fault}")
+
     def attachments(self) -> list[Attachment]:
         """See `bridge.Switch`. Raises OvsdbError before the database has been read for the first time."""
         if self._client.replica is None:
@@ -188,7 +212,7 @@ class OvsdbSwitch:
             return await self._client.until(probe, self._deadline)
         except TimeoutError:
             message = f"{what}: ovs-vswitchd has given no port number within {self._deadline:g} s"
-            raise OvsdbError(message, remedy="check that ovs-vswitchd runs, and its log") from None
+            raise OvsdbError(message, remedy=LOOK_AT_VSWITCHD) from None
 
     def _withdraw(self, key: AttachmentKey) -> "asyncio.Future[int | None]":
         """Queue the removal of a port that could not be added; it happens even if nobody waits for it."""

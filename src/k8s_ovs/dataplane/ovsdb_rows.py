@@ -8,22 +8,24 @@ import logging
 import secrets
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import IPv4Address
 from typing import Final
 
 from ovs.db.idl import Row, Transaction
 
+from k8s_ovs.dataplane import ovsdb_queues
 from k8s_ovs.dataplane.bridge import GATEWAY_OFPORT, VXLAN_OFPORT, BridgeSpec, Datapath
 from k8s_ovs.dataplane.ovsdb_client import Replica
 from k8s_ovs.errors import OvsdbError
-from k8s_ovs.model.types import Attachment, AttachmentKey, OfPort, SandboxId
+from k8s_ovs.model.types import Attachment, AttachmentKey, OfPort, PodLimits, SandboxId
 
 _log = logging.getLogger(__name__)
 
 COLUMNS: Final[Mapping[str, list[str]]] = {
     "Open_vSwitch": ["bridges", "cur_cfg", "datapath_types", "next_cfg", "other_config", "ovs_version"],
     "Bridge": ["datapath_type", "fail_mode", "name", "other_config", "ports", "protocols"],
-    "Port": ["interfaces", "name"],
+    "Port": ["interfaces", "name", "qos"],
+    **ovsdb_queues.COLUMNS,
     "Interface": [
         "error",
         "external_ids",
@@ -52,6 +54,8 @@ VXLAN_OWN_CHOICE = frozenset({"csum", "tos", "ttl", "local_ip", "egress_pkt_mark
 
 IDS = "k8s-ovs/"
 _IDS_OF_LEASE = ("sandbox", "ifname", "netns", "address", "namespace", "pod", "uid")
+_INGRESS, _EGRESS, _LIMITS_BY = (IDS + name for name in ("ingress-limit", "egress-limit", "limits-by"))
+_BY_RUNTIME = "runtime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,8 @@ def put_bridge(replica: Replica, transaction: Transaction, spec: BridgeSpec, dat
         bridge = transaction.insert(replica.tables["Bridge"])
         bridge.name = spec.name
         replica.root.addvalue("bridges", bridge)
-        _add_port(replica, transaction, bridge, spec.name).type = "internal"
+        _, local = _add_port(replica, transaction, bridge, spec.name)
+        local.type = "internal"
     other = _strings(bridge, "other_config")
     # One MAC for good: without it the bridge takes its lowest port's, and its datapath id changes with the pods.
     hwaddr = other.get("hwaddr") or _random_mac()
@@ -90,10 +95,11 @@ def put_bridge(replica: Replica, transaction: Transaction, spec: BridgeSpec, dat
     _write(bridge, "fail_mode", ["secure"])
     _write(bridge, "protocols", sorted(PROTOCOLS))
     _write(bridge, "other_config", {**other, "disable-in-band": "true", "hwaddr": hwaddr})
+    _put_queues(replica, transaction)
     for port in fixed_ports(spec):
         interface = replica.named("Interface", port.name)
         if interface is None:
-            interface = _add_port(replica, transaction, bridge, port.name)
+            _, interface = _add_port(replica, transaction, bridge, port.name)
         kept = {k: v for k, v in _strings(interface, "options").items() if k in port.keep_options}
         _write(interface, "type", port.kind)
         _write(interface, "options", {**kept, **port.options})
@@ -104,13 +110,14 @@ def put_bridge(replica: Replica, transaction: Transaction, spec: BridgeSpec, dat
 
 def drop_bridge(replica: Replica, transaction: Transaction, name: str) -> None:
     """Take the bridge out; the server deletes its ports with it."""
-    del transaction
     if (bridge := replica.named("Bridge", name)) is not None:
+        for port in _rows(bridge, "ports"):
+            ovsdb_queues.put_queue(replica, transaction, port, text(port, "name"), None)
         replica.root.delvalue("bridges", bridge)
 
 
 def put_attachment(replica: Replica, transaction: Transaction, bridge_name: str, wanted: Attachment) -> None:
-    """Add the port of a pod with its lease, or bring its lease up to date."""
+    """Add the port of a pod with its lease and its queue, or bring them up to date."""
     bridge = replica.named("Bridge", bridge_name)
     what = f"port {wanted.host_ifname} of {wanted.namespace}/{wanted.pod}"
     if bridge is None:
@@ -125,15 +132,16 @@ def put_attachment(replica: Replica, transaction: Transaction, bridge_name: str,
             f"{what}: sandbox {wanted.key.sandbox} holds port {holder.name} already: delete it first"
         )
     if interface is None:
-        interface = _add_port(replica, transaction, bridge, wanted.host_ifname)
+        port, interface = _add_port(replica, transaction, bridge, wanted.host_ifname)
         interface.external_ids = _lease(wanted)
+        ovsdb_queues.put_queue(replica, transaction, port, wanted.host_ifname, wanted.limits.ingress)
         return
     ids = _strings(interface, "external_ids")
     if (owner := _key(ids)) != wanted.key:
         raise OvsdbError(
             f"{what}: a port of this name belongs to {owner or 'nobody we know'}: delete it first"
         )
-    _write(interface, "external_ids", {**ids, **_lease(wanted)})
+    _write_lease(replica, transaction, interface, {**ids, **_lease(wanted)}, wanted.limits)
     if ofport(interface) == -1:
         # Have the switch try this device once more: it acts on a new configuration only.
         replica.root.next_cfg = _number(replica.root, "next_cfg") + 1
@@ -141,11 +149,27 @@ def put_attachment(replica: Replica, transaction: Transaction, bridge_name: str,
 
 def drop_interface(replica: Replica, transaction: Transaction, interface: Row) -> None:
     """Take a port out; the server deletes its rows, which nothing else refers to."""
-    del transaction
-    port = replica.named("Port", text(interface, "name"))
+    name = text(interface, "name")
+    port = replica.named("Port", name)
     for bridge in replica.committed("Bridge"):
         if port is not None and port in _rows(bridge, "ports"):
+            ovsdb_queues.put_queue(replica, transaction, port, name, None)
             bridge.delvalue("ports", port)
+
+
+def put_limits(replica: Replica, transaction: Transaction, interface: Row, limits: PodLimits) -> None:
+    """Write limits into a lease that exists, and the queue that follows."""
+    _write_lease(replica, transaction, interface, _strings(interface, "external_ids"), limits)
+
+
+def queue_fault(replica: Replica, key: AttachmentKey) -> str:
+    """What is wrong with the queue of a lease; empty if nothing is, or there is no such lease."""
+    row = interface_of(replica, key)
+    port = replica.named("Port", text(row, "name")) if row is not None else None
+    lease = replica.derived(row, _lease_of).attachment if row is not None else None
+    return (
+        ovsdb_queues.queue_fault(port, lease.limits.ingress) if port is not None and lease is not None else ""
+    )
 
 
 def interface_of(replica: Replica, key: AttachmentKey) -> Row | None:
@@ -206,15 +230,50 @@ def with_ofport(wanted: Attachment, number: int) -> Attachment:
     return replace(wanted, ofport=OfPort(number))
 
 
-def _add_port(replica: Replica, transaction: Transaction, bridge: Row, name: str) -> Row:
-    """Insert Port and Interface `name` into `bridge`; return the Interface."""
+def _put_queues(replica: Replica, transaction: Transaction) -> None:
+    """Make the queues of all pods what their leases say, whatever somebody else has done to them."""
+    ovsdb_queues.drop_strays(replica)
+    for lease in read_attachments(replica):
+        port = replica.named("Port", lease.host_ifname)
+        if port is not None and ovsdb_queues.queue_fault(port, lease.limits.ingress):
+            ovsdb_queues.put_queue(replica, transaction, port, lease.host_ifname, lease.limits.ingress)
+
+
+def _write_lease(
+    replica: Replica,
+    transaction: Transaction,
+    interface: Row,
+    ids: Mapping[str, str],
+    limits: PodLimits,
+) -> None:
+    """Write the lease `ids` with these limits instead of those in it, and the queue that follows."""
+    name = text(interface, "name")
+    rest = {key: value for key, value in ids.items() if key not in {_INGRESS, _EGRESS, _LIMITS_BY}}
+    _write(interface, "external_ids", {**rest, **_limit_ids(limits)})
+    if (port := replica.named("Port", name)) is not None:
+        ovsdb_queues.put_queue(replica, transaction, port, name, limits.ingress)
+
+
+def _limit_ids(limits: PodLimits) -> dict[str, str]:
+    values = {_INGRESS: limits.ingress, _EGRESS: limits.egress}
+    ids = {name: str(value) for name, value in values.items() if value is not None}
+    return {**ids, _LIMITS_BY: _BY_RUNTIME} if limits.from_runtime else ids
+
+
+def _limits(ids: Mapping[str, str]) -> PodLimits:
+    ingress, egress = (int(ids[name]) if name in ids else None for name in (_INGRESS, _EGRESS))
+    return PodLimits(ingress, egress, ids.get(_LIMITS_BY) == _BY_RUNTIME)
+
+
+def _add_port(replica: Replica, transaction: Transaction, bridge: Row, name: str) -> tuple[Row, Row]:
+    """Insert Port and Interface `name` into `bridge`; return both."""
     interface = transaction.insert(replica.tables["Interface"])
     interface.name = name
     port = transaction.insert(replica.tables["Port"])
     port.name = name
     port.interfaces = [interface]
     bridge.addvalue("ports", port)
-    return interface
+    return port, interface
 
 
 def _refuse_foreign(replica: Replica, bridge: Row | None, bridge_name: str, name: str) -> None:
@@ -232,7 +291,8 @@ def _lease(attachment: Attachment) -> dict[str, str]:
     key = attachment.key
     values = (key.sandbox, key.ifname, attachment.netns, str(attachment.address))
     named = (attachment.namespace, attachment.pod, attachment.uid)
-    return {IDS + name: value for name, value in zip(_IDS_OF_LEASE, values + named, strict=True)}
+    ids = {IDS + name: value for name, value in zip(_IDS_OF_LEASE, values + named, strict=True)}
+    return {**ids, **_limit_ids(attachment.limits)}
 
 
 def _key(ids: Mapping[str, str]) -> AttachmentKey | None:
@@ -254,7 +314,7 @@ def _lease_of(row: Row) -> _Lease:
         return _Lease()
     try:
         return _Lease(_key(ids), _attachment(row, ids))
-    except (KeyError, AddressValueError) as error:
+    except (KeyError, ValueError) as error:
         _log.error(
             "OVSDB: Interface %s: lease not readable, ignored: %r in %s", text(row, "name"), error, ids
         )
@@ -272,6 +332,7 @@ def _attachment(row: Row, ids: Mapping[str, str]) -> Attachment:
         netns=ids[IDS + "netns"],
         host_ifname=text(row, "name"),
         ofport=OfPort(number) if number is not None and number > 0 else None,
+        limits=_limits(ids),
     )
 
 

@@ -26,6 +26,7 @@ RTMSG = struct.Struct("=BBBBBBBBI")
 
 IFF_UP = 0x1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
+IFLA_TXQLEN = 13
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 20, 26, 27, 28, 29
 UNFINISHED = 0x6B386F76
 """The group that a veth is born into: the kernel takes no alias at birth, and a killed agent must not leave a veth
@@ -48,7 +49,8 @@ SCOPE_GLOBAL, SCOPE_LINK, SCOPE_ANY = 0, 253, 255
 class Link:
     """An interface. `peer` is the index of a veth's other end, in that end's namespace.
 
-    `unfinished` marks a veth that `create_veth` has made and that has no alias yet.
+    `unfinished` marks a veth that `create_veth` has made and that has no alias yet. `queue` is the length of the queue
+    that a queueing discipline gets, in packets.
     """
 
     index: int
@@ -60,6 +62,7 @@ class Link:
     alias: str
     peer: int
     unfinished: bool = False
+    queue: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +87,15 @@ class LinkChange:
     mac: Mac | None = None
     mtu: int | None = None
     alias: str | None = None
+    queue: int | None = None
     up: bool = False
 
     def __str__(self) -> str:
-        words = [f"{name} {getattr(self, name)}" for name in ("mac", "mtu", "alias") if getattr(self, name)]
+        words = [
+            f"{name} {getattr(self, name)}"
+            for name in ("mac", "mtu", "alias", "queue")
+            if getattr(self, name)
+        ]
         return ", ".join([*words, "up"] if self.up else words)
 
 
@@ -143,6 +151,8 @@ class Rtnetlink:
             payload += nl.attr(IFLA_ADDRESS, _mac_octets(change.mac))
         if change.mtu is not None:
             payload += nl.u32(IFLA_MTU, change.mtu)
+        if change.queue is not None:
+            payload += nl.u32(IFLA_TXQLEN, change.queue)
         if change.alias is not None:
             payload += nl.text(IFLA_IFALIAS, change.alias) + nl.u32(IFLA_GROUP, 0)
         self._netlink.request(NEWLINK, payload, what=f"interface {link.name}: {change}")
@@ -250,6 +260,7 @@ def _link(answer: bytes) -> Link:
         alias=nl.string(found.get(IFLA_IFALIAS, b"")),
         peer=nl.number(found.get(IFLA_LINK, b"")),
         unfinished=nl.number(found.get(IFLA_GROUP, b"")) == UNFINISHED,
+        queue=nl.number(found.get(IFLA_TXQLEN, b"")),
     )
 
 

@@ -154,10 +154,14 @@ class AgentReport:
 
 @dataclass(frozen=True, slots=True)
 class PodLimits:
-    """Bandwidth of a pod in bits per second; None is unlimited. `ingress` is towards the pod, `egress` from it."""
+    """Bandwidth of a pod in bits per second; None is unlimited. `ingress` is towards the pod, `egress` from it.
+
+    `from_runtime`: the container runtime has asked for them, not the pod's annotations; those would replace them.
+    """
 
     ingress: int | None = None
     egress: int | None = None
+    from_runtime: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)

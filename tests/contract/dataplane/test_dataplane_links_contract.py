@@ -86,3 +86,32 @@ async def test_two_interfaces_in_one_pod(links: PodLinks, link: PodLink) -> None
     assert sorted(await links.leftovers()) == sorted([link.host_ifname, "veth2"])
     await links.delete("veth2")
     assert await links.leftovers() == [link.host_ifname]
+
+
+@pytest.mark.parametrize("egress", [1_000, 10_000_000, 40_000_000_000, 10**15])
+async def test_a_link_is_born_with_its_shaper(links: PodLinks, link: PodLink, egress: int) -> None:
+    limited = replace(link, egress=egress)
+    await links.create(limited)
+    await links.check(limited)
+    with pytest.raises(LinkError):
+        await links.check(link)
+
+
+async def test_the_shaper_changes_while_the_link_stays(links: PodLinks, link: PodLink) -> None:
+    await links.create(link)
+    for egress in (10**6, 10**6, 10**9, None, None, 10**7):
+        await links.shape(replace(link, egress=egress))
+        await links.check(replace(link, egress=egress))
+    with pytest.raises(LinkError):
+        await links.check(link)
+
+
+async def test_making_it_again_brings_the_shaper_up_to_date(links: PodLinks, link: PodLink) -> None:
+    for egress in (10**6, 10**7, None):
+        await links.create(replace(link, egress=egress))
+        await links.check(replace(link, egress=egress))
+
+
+async def test_no_link_no_shaper(links: PodLinks, link: PodLink) -> None:
+    with pytest.raises(LinkError, match="does not exist"):
+        await links.shape(replace(link, egress=10**6))

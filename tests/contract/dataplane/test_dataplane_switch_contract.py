@@ -12,7 +12,7 @@ from fakes.private_ovs import PrivateOvs
 from k8s_ovs.dataplane.bridge import BridgeSpec, Switch
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
 from k8s_ovs.errors import OvsdbError
-from k8s_ovs.model.types import AttachmentKey, SandboxId
+from k8s_ovs.model.types import AttachmentKey, PodLimits, SandboxId
 
 
 class World:
@@ -155,3 +155,41 @@ async def test_a_change_by_others_is_told_even_before_anybody_asks(bridge: World
     changes = bridge.switch.changes()
     bridge.disturb()
     await asyncio.wait_for(anext(changes), 20)
+
+
+LIMITS = PodLimits(ingress=10**6, egress=2 * 10**6)
+
+
+async def test_limits_are_part_of_the_lease(bridge: World) -> None:
+    wanted = replace(attachment(1), limits=LIMITS)
+    bridge.make_device(wanted.host_ifname)
+    made = await bridge.switch.add_port(wanted)
+    assert made.limits == LIMITS
+    assert bridge.switch.attachments() == [made]
+    await bridge.switch.check_limits(wanted.key)
+
+
+@pytest.mark.parametrize("by_runtime", [False, True])
+async def test_limits_change_in_a_lease_that_exists_and_nothing_else_does(
+    bridge: World, by_runtime: bool
+) -> None:
+    bridge.make_device(attachment(1).host_ifname)
+    made = await bridge.switch.add_port(attachment(1))
+    for limits in (replace(LIMITS, from_runtime=by_runtime), PodLimits(egress=10**9), LIMITS, PodLimits()):
+        await bridge.switch.set_limits(made.key, limits)
+        assert bridge.switch.attachments() == [replace(made, limits=limits)]
+        await bridge.switch.check_limits(made.key)
+
+
+async def test_adding_a_port_again_brings_its_limits_up_to_date(bridge: World) -> None:
+    bridge.make_device(attachment(1).host_ifname)
+    first = await bridge.switch.add_port(replace(attachment(1), limits=LIMITS))
+    for limits in (PodLimits(ingress=10**7), PodLimits()):
+        await bridge.switch.add_port(replace(attachment(1), limits=limits))
+        assert bridge.switch.attachments() == [replace(first, limits=limits)]
+
+
+async def test_limits_of_a_port_that_does_not_exist_are_no_error(bridge: World) -> None:
+    await bridge.switch.set_limits(attachment(1).key, LIMITS)
+    await bridge.switch.check_limits(attachment(1).key)
+    assert bridge.switch.attachments() == []
