@@ -1,7 +1,8 @@
 """One node with a real switch and real packets: pods are network namespaces, the host is the switch's own.
 
 For functional tests of the flows. Everything is removed when the block ends. `ask` and `serve` run small Python programs in
-a namespace; a server answers with its name and the address of the client as it sees it.
+a namespace; a server answers with its name and the address of the client as it sees it. A `sink/PORT` takes UDP and is silent
+until it is asked with "?" how many datagrams it got.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 
 from fakes.clusters import Node, Pod
 from fakes.private_ovs import PrivateOvs, netns_path, network_namespace, private_ovs, run
@@ -17,6 +19,7 @@ from k8s_ovs.dataplane.openflow import OfctlFlowTable
 from k8s_ovs.flows.diff import Mod
 from k8s_ovs.flows.pipeline import DesiredFlows
 from k8s_ovs.model.events import Event
+from k8s_ovs.model.records import ViewKey
 from k8s_ovs.model.types import HAIRPIN_IP
 from k8s_ovs.model.view import NodeView
 
@@ -26,10 +29,16 @@ RULES = (
     *(
         f"-A {chain} -i tun0 -d 10.96.0.0/12 {refusal}"
         for chain in ("INPUT", "FORWARD")
-        for refusal in ("-p tcp -j REJECT --reject-with tcp-reset", "-j REJECT --reject-with icmp-port-unreachable")
+        for refusal in (
+            "-p tcp -j REJECT --reject-with tcp-reset",
+            "-j REJECT --reject-with icmp-port-unreachable",
+        )
     ),
 )
 """What the agent's own rules do for Services, here without the agent."""
+
+MANY = IPv4Network("198.18.0.0/15")
+"""A network (RFC 2544) whose addresses are all the host's."""
 
 SERVER = """
 import selectors, socket, sys
@@ -44,10 +53,16 @@ for entry in ports:
         made.listen(512)
     poll.register(made, selectors.EVENT_READ, kind)
 print("ready", flush=True)
+got = 0
 while True:
     for key, _ in poll.select():
         sock, kind = key.fileobj, key.data
-        if kind == "udp":
+        if kind == "sink":
+            data, peer = sock.recvfrom(65535)
+            got += 1
+            if data == b"?":
+                sock.sendto(f"{name} {peer[0]} {got}".encode(), peer)
+        elif kind == "udp":
             data, peer = sock.recvfrom(65535)
             sock.sendto(f"{name} {peer[0]} {len(data)}".encode().ljust(len(data), b"."), peer)
         elif kind == "tcp":
@@ -77,12 +92,41 @@ for _ in range(int(count)):
         if int(local):
             made.bind(("", int(local)))
         made.connect((address, int(port)))
-        made.send(b"x" * int(size))
+        if kind == "sink":
+            for _ in range(int(size)):
+                made.send(b"x")
+                time.sleep(0.01)
+        made.send(b"?" if kind == "sink" else b"x" * int(size))
         print(made.recv(65535).decode().rstrip("."))
     except OSError as error:
         print(type(error).__name__, error.errno, round(time.monotonic() - began, 2))
     made.close()
 """
+
+
+DIALOGUE = """
+import socket, sys
+made = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
+made.settimeout(5)
+for line in sys.stdin:
+    made.sendall(b"x")
+    print(made.recv(65535).decode(), flush=True)
+"""
+
+
+@dataclass
+class Dialogue:
+    """A TCP connection that stays open."""
+
+    process: "subprocess.Popen[str]"
+
+    def say(self) -> str:
+        """Send something; the answer, empty if the connection is broken."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
 
 
 @dataclass
@@ -101,7 +145,7 @@ class PodNode:
 
     def tell(self, *events: Event) -> list[Mod]:
         """Take in events and commit what follows from them, as the agent does; the modifications."""
-        dirty = set()
+        dirty: set[ViewKey] = set()
         for event in events:
             dirty |= self.view.apply(event)
         mods = self.desired.update(self.view, dirty)
@@ -112,7 +156,7 @@ class PodNode:
         await self.table.commit(mods)
         await self.table.settle()
 
-    def serve(self, where: str, name: str, *ports: str, address: str = "0.0.0.0") -> None:  # noqa: S104
+    def serve(self, where: str, name: str, *ports: str, address: str = "0.0.0.0") -> None:
         """Serve `tcp/PORT` and `udp/PORT` in the namespace `where` until the node goes."""
         server = subprocess.Popen(
             _inside(where, SERVER, name, address, *ports), stdout=subprocess.PIPE, text=True
@@ -122,11 +166,30 @@ class PodNode:
         assert server.stdout.readline() == "ready\n", f"the server {name} did not start"
 
     def ask(
-        self, where: str, kind: str, address: object, port: int, count: int = 1, *, size: int = 1, local: int = 0
+        self,
+        where: str,
+        kind: str,
+        address: object,
+        port: int,
+        count: int = 1,
+        *,
+        size: int = 1,
+        local: int = 0,
     ) -> list[str]:
         """Connect `count` times, one after the other, from the namespace `where`; the answers, or the errors."""
         arguments = (kind, str(address), str(port), str(count), str(size), str(local))
         return run(*_inside(where, CLIENT, *arguments)).splitlines()
+
+    def dial(self, where: str, address: object, port: int) -> Dialogue:
+        """Open a TCP connection from the namespace `where`; closed at the latest when the node goes."""
+        made = subprocess.Popen(
+            _inside(where, DIALOGUE, str(address), str(port)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.stack.callback(_end, made)
+        return Dialogue(made)
 
     @property
     def host(self) -> str:
@@ -137,7 +200,9 @@ class PodNode:
         """A namespace with the pod's address, joined to the bridge; its name."""
         netns = self.stack.enter_context(network_namespace("k8p"))
         port = f"p{pod.port}"
-        run("ip", "-n", self.host, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", netns)
+        run(
+            "ip", "-n", self.host, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", netns
+        )
         run("ip", "-n", self.host, "link", "set", port, "arp", "off", "up")
         inside = ("ip", "-n", netns)
         run(*inside, "link", "set", "eth0", "address", pod.mac, "up")
@@ -158,8 +223,9 @@ def _inside(netns: str, program: str, *arguments: str) -> list[str]:
 def _end(process: "subprocess.Popen[str]") -> None:
     process.kill()
     process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 @contextmanager
@@ -178,7 +244,11 @@ def pod_node(node: Node) -> Iterator[PodNode]:
         run(*host, "link", "set", "tun0", "up")
         for network in ("172.11.0.0/16", "10.96.0.0/12", f"{HAIRPIN_IP}/32"):
             run(*host, "route", "add", network, "dev", "tun0")
-        run("ip", "netns", "exec", ovs.netns, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        # The kernel's redirects would use up the rate that it allows for the ICMP errors of a refusal.
+        quiet = [f"net.ipv4.conf.{name}.send_redirects=0" for name in ("all", "tun0")]
+        run("ip", "netns", "exec", ovs.netns, "sysctl", "-qw", "net.ipv4.ip_forward=1", *quiet)
+        # Every address of this network is the host's: endpoints in any number.
+        run(*host, "route", "add", "local", str(MANY), "dev", "lo")
         run("ip", "netns", "exec", ovs.netns, "ethtool", "-K", "tun0", "tx", "off")
         for rule in RULES:
             run("ip", "netns", "exec", ovs.netns, "iptables", "-w", *rule.split())

@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.clusters import Cluster, Node, Pod, clusters, network_config
-from fakes.simulator import ICMP, TCP, UDP, Fabric, Switch, arp_packet, from_tunnel, ip_packet
+from fakes.simulator import (
+    ICMP,
+    TCP,
+    UDP,
+    Fabric,
+    Switch,
+    answer_to,
+    arp_packet,
+    from_tunnel,
+    ip_packet,
+)
 from k8s_ovs.config import Mode
 from k8s_ovs.flows import fields as f
 from k8s_ovs.flows.flow import Flow, Goto
@@ -66,10 +76,26 @@ def test_pod_to_every_gateway_and_outside_is_what_the_oracle_says(cluster: Clust
             allowed = tenancy.may_reach(party(cluster, pod), tenancy.host(node.name), mode)
             packet = ip_packet(pod.port, pod.mac, pod.ip, node.gateway)
             assert fabric.reaches_gateway(pod.node.ip, packet, node.ip) == allowed
-        for address in (OUTSIDE, *(node.ip for node in cluster.nodes)):
-            allowed = tenancy.may_reach(party(cluster, pod), tenancy.outside(), mode)
-            packet = ip_packet(pod.port, pod.mac, pod.ip, address)
-            assert fabric.reaches_gateway(pod.node.ip, packet, pod.node.ip) == allowed
+        allowed = tenancy.may_reach(party(cluster, pod), tenancy.outside(), mode)
+        packet = ip_packet(pod.port, pod.mac, pod.ip, OUTSIDE)
+        assert fabric.reaches_gateway(pod.node.ip, packet, pod.node.ip) == allowed
+
+
+@PROPERTY
+@given(clusters())
+def test_a_pod_reaches_every_nodes_own_address_with_the_pods_address(cluster: Cluster) -> None:
+    """Through the tunnel: the node sees a pod, not a host that has translated one."""
+    fabric, mode = cluster.fabric(), cluster.config.mode
+    for pod in cluster.pods:
+        for node in cluster.nodes:
+            allowed = tenancy.may_reach(party(cluster, pod), tenancy.host(node.name), mode)
+            packet = ip_packet(pod.port, pod.mac, pod.ip, node.ip)
+            assert fabric.reaches_gateway(pod.node.ip, packet, node.ip) == allowed
+            for delivery in fabric.send(pod.node.ip, packet):
+                assert delivery.packet[f.IP_SRC] == int(pod.ip)
+                back = answer_to(delivery.packet, GATEWAY_OFPORT, node.gateway_mac)
+                (answer,) = fabric.send(node.ip, back)
+                assert (answer.host, answer.port) == (pod.node.ip, pod.port)
 
 
 @PROPERTY
@@ -180,7 +206,9 @@ def test_nothing_that_came_by_a_tunnel_leaves_by_one_or_to_the_outside(
     fabric = cluster.fabric()
     here, sender = cluster.nodes[0], cluster.nodes[1]
     target = data.draw(
-        st.sampled_from([OUTSIDE, sender.gateway, IPv4Address("172.11.60.5"), *(n.ip for n in cluster.nodes)])
+        st.sampled_from(
+            [OUTSIDE, sender.gateway, IPv4Address("172.11.60.5"), *(n.ip for n in cluster.nodes[1:])]
+        )
     )
     packet = from_tunnel(ip_packet(VXLAN_OFPORT, sender.gateway_mac, sender.gateway, target), sender.ip, 0)
     assert fabric.send(here.ip, packet) == []
@@ -242,21 +270,28 @@ def test_vxlan_made_by_a_translation_does_not_reach_the_host(
     origin: f.Origin, source: IPv4Address, target: IPv4Address
 ) -> None:
     packet = ip_packet(RED.port, RED.mac, source, target, UDP, 4789) | {f.REG0: f.ORIGIN.place(origin)}
-    outcome = behind_pod_in(two_nodes().switches[NODE.ip]).run(packet)
-    assert outcome.outputs == []
-    assert outcome.drop in (Drop.VXLAN_TO_HOST, Drop.NO_TRANSIT, Drop.OUTSIDE_NOT_FROM_POD)
+    fabric = two_nodes()
+    fabric.switches[NODE.ip] = behind_pod_in(fabric.switches[NODE.ip])
+    assert fabric.send(NODE.ip, packet) == []
+    assert {drop for _, drop in fabric.drops} <= {
+        *(Drop.VXLAN_TO_HOST, Drop.NO_TRANSIT, Drop.OUTSIDE_NOT_FROM_POD)
+    }
 
 
 @pytest.mark.parametrize("translated", [False, True])
 @pytest.mark.parametrize("nx_match", [False, True])
 def test_vxlan_in_fragments_does_not_reach_the_host(nx_match: bool, translated: bool) -> None:
-    switch = two_nodes().switches[NODE.ip]
-    switch = behind_pod_in(switch) if translated else switch
-    switch.nx_match = nx_match
-    packet = ip_packet(RED.port, RED.mac, RED.ip, OTHER.ip, UDP, 4789) | {f.IP_FRAG: f.FIRST_FRAGMENT}
-    outcome = switch.run(packet | ({f.REG0: f.ORIGIN.place(f.Origin.POD)} if translated else {}))
-    assert outcome.outputs == []
-    assert outcome.drop in (Drop.POD_VXLAN, Drop.VXLAN_TO_HOST, Drop.HIDDEN_PORT_TO_HOST)
+    fabric = two_nodes()
+    if translated:
+        fabric.switches[NODE.ip] = behind_pod_in(fabric.switches[NODE.ip])
+    for switch in fabric.switches.values():
+        switch.nx_match = nx_match
+    for target in (NODE.ip, OTHER.ip):
+        packet = ip_packet(RED.port, RED.mac, RED.ip, target, UDP, 4789) | {f.IP_FRAG: f.FIRST_FRAGMENT}
+        packet |= {f.REG0: f.ORIGIN.place(f.Origin.POD)} if translated else {}
+        assert fabric.send(NODE.ip, packet) == []
+        ((_, drop),) = fabric.drops
+        assert drop in (Drop.POD_VXLAN, Drop.VXLAN_TO_HOST, Drop.HIDDEN_PORT_TO_HOST)
 
 
 @pytest.mark.parametrize("fragment", [f.FIRST_FRAGMENT, 3])

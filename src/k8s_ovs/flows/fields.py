@@ -168,15 +168,7 @@ ARP_OP = Field("arp_op", "NXM_OF_ARP_OP", 16, 44, str, _slash_hex, ARP_TYPE)
 ARP_SHA = Field("arp_sha", "NXM_NX_ARP_SHA", 48, 45, _mac, _slash_mac, ARP_TYPE)
 ARP_THA = Field("arp_tha", "NXM_NX_ARP_THA", 48, 46, _mac, _slash_mac, ARP_TYPE)
 IP_PROTO = Field("nw_proto", "NXM_OF_IP_PROTO", 8, 47, str, _slash_hex, IP_TYPE)
-IP_FRAG = Field(
-    "nw_frag",
-    "NXM_NX_IP_FRAG",
-    2,
-    49,
-    lambda value: _FRAGMENTS[value],
-    ethertype=IP_TYPE,
-    show_flags=lambda value, mask: _FRAGMENTS[value] if mask == 3 else "yes",
-)
+IP_FRAG = Field("nw_frag", "NXM_NX_IP_FRAG", 2, 49, lambda value: _FRAGMENTS[value], _slash_hex, IP_TYPE)
 ICMP_TYPE = Field("icmp_type", "NXM_OF_ICMP_TYPE", 8, 50, str, _slash_hex, IP_TYPE, ICMP_PROTO)
 
 
@@ -229,8 +221,8 @@ CHOICE = Bits("choice", REG6, 0, 17, "endpoint port and endpoint chosen together
 CT_NEW = Bits("conntrack: new", CT_STATE, 0, 1)
 CT_INVALID = Bits("conntrack: invalid", CT_STATE, 4, 1)
 CT_TRACKED = Bits("conntrack: tracked", CT_STATE, 5, 1)
+CT_DNAT = Bits("conntrack: destination translated", CT_STATE, 7, 1)
 TCP_DATA = Bits("SYN, FIN and RST", TCP_FLAGS, 0, 3)
-ANY_FRAGMENT = Bits("a fragment", IP_FRAG, 0, 1)
 
 SERVICE_ZONE, HAIRPIN_ZONE = 1, 2
 CT_ZONES: Mapping[str, int] = {"service": SERVICE_ZONE, "hairpin": HAIRPIN_ZONE}

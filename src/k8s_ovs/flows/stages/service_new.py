@@ -14,6 +14,7 @@ from k8s_ovs.flows.diff import Item
 from k8s_ovs.flows.fields import (
     CHOICE,
     CHOSEN,
+    CT_DNAT,
     CT_INVALID,
     CT_NEW,
     CT_TRACKED,
@@ -45,10 +46,14 @@ class ServiceNew(Stage):
     """New connections to Services."""
 
     def node(self, local: LocalHost) -> Iterator[Flow]:
-        """Known connections; and a client of whom nothing is learned."""
+        """Known connections; and a client of whom nothing is learned.
+
+        As long as nothing was answered conntrack calls a connection new, though it has translated the packet already.
+        """
         del local
         yield SERVICE_NEW.drop(400, [_IP, _TRACKED, (CT_INVALID, 1)], Drop.SERVICE_INVALID)
         yield SERVICE_NEW.flow(300, [_IP, _TRACKED, (CT_NEW, 0)], [goto(HAIRPIN)])
+        yield SERVICE_NEW.flow(300, [_IP, _TRACKED, (CT_NEW, 1), (CT_DNAT, 1)], [goto(HAIRPIN)])
         yield AFFINITY.flow(100, [_IP], [SetField(CHOICE, 0)])
 
     def frontend(self, local: LocalHost, frontend: Frontend, group: GroupId) -> Iterator[Item]:

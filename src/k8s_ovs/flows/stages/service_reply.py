@@ -12,16 +12,18 @@ from collections.abc import Iterator
 
 from k8s_ovs.flows.diff import Item
 from k8s_ovs.flows.fields import (
-    ANY_FRAGMENT,
     ETH_TYPE,
+    FIRST_FRAGMENT,
     HAIRPIN_ZONE,
     ICMP_ERRORS,
     ICMP_PROTO,
     ICMP_TYPE,
     IP_DST,
+    IP_FRAG,
     IP_PROTO,
     IP_SRC,
     IP_TYPE,
+    LATER_FRAGMENT,
     SERVICE_ZONE,
     SOURCE_PORT,
     address,
@@ -60,4 +62,6 @@ class ServiceReply(Stage):
         port = (SOURCE_PORT[key.protocol].whole, key.port)
         yield SERVICE_REPLY.flow(200, [*match, port], [_BACK], about=about)
         if key.protocol is Protocol.UDP:
-            yield SERVICE_REPLY.flow(150, [*match, (ANY_FRAGMENT, 1)], [_BACK], about=about)
+            # Two flows, since ovs-ofctl 3.1 reads "nw_frag=yes" as another match than the switch makes of it.
+            for fragment in (FIRST_FRAGMENT, LATER_FRAGMENT):
+                yield SERVICE_REPLY.flow(150, [*match, (IP_FRAG.whole, fragment)], [_BACK], about=about)
