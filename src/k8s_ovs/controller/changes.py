@@ -4,6 +4,7 @@ Every node that may have pods has to report each step before the next one begins
 would be waited for in vain: the waiting is bounded, and what was done without a node is said until it is heard again.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
@@ -67,17 +68,20 @@ class Patience:
                 del self.behind[namespace, host_ip]
 
     def problems(self, snapshot: Snapshot) -> Iterator[Problem]:
-        """The hosts that changes were made without."""
+        """The hosts that changes were made without, one problem for each Namespace."""
         hosts = _hosts(snapshot)
+        without: defaultdict[str, list[str]] = defaultdict(list)
         for namespace, host_ip in sorted(self.behind):
             if host_ip in hosts:
-                yield namespace_problem(
-                    ProblemKind.NODE_BEHIND,
-                    namespace,
-                    f"its tenant changes without node {hosts[host_ip]} ({host_ip}), whose agent does not report: "
-                    "until it does, its pods may lose allowed traffic, and forbidden traffic may pass on it",
-                    "start the agent there, or see in its log what keeps it",
-                )
+                without[namespace].append(f"{hosts[host_ip]} ({host_ip})")
+        for namespace, names in without.items():
+            yield namespace_problem(
+                ProblemKind.NODE_BEHIND,
+                namespace,
+                f"its tenant changes without node {', '.join(names)}, whose agent does not report: "
+                "until it does, its pods may lose allowed traffic, and forbidden traffic may pass on it",
+                "start the agent there, or see in its log what keeps it",
+            )
 
     def _judge(self, tenant: Tenant, snapshot: Snapshot, now: float) -> Iterator[float]:
         """The deadlines of the hosts that are waited for; those that have passed are skipped from now on."""
