@@ -1,6 +1,6 @@
 """Rounds: what is written when, and that two controllers at once do no harm wherever they meet.
 
-Tenants that change are in test_controller_changes.
+Tenants that change are in test_controller_schedules.
 """
 
 from collections import defaultdict

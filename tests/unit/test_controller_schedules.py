@@ -185,7 +185,9 @@ class Judge:
             for vni in used(t)
         }
         if was is None:
-            assert is_.vni == GLOBAL_VNI or is_.vni not in elsewhere, "a new tenant has a VNI of its own"
+            joining = any(t.change and t.change.other == is_.name for t in now.tenants.values())
+            assert joining or is_.vni == GLOBAL_VNI or is_.vni not in elsewhere, "a new VNI is nobody's"
+            assert is_.vni == GLOBAL_VNI or all(is_.vni not in used(t) for t in before.tenants.values())
         elif was.change is not None:
             self._stepped(was, is_)
             return
