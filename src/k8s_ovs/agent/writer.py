@@ -157,10 +157,18 @@ class BridgeWriter:
             self._desired.update(self._view)
 
     async def _forget(self) -> None:
-        """Have conntrack forget the endpoints that have gone, now that no flow leads there. Raises OpenFlowError."""
+        """Have conntrack forget the endpoints that have gone, now that no flow leads there.
+
+        A failure holds up nobody: what the flows say is right already, and the next write tries again.
+        """
         self._to_forget |= self._desired.take_forgotten()
-        if self._to_forget:
+        if not self._to_forget:
+            return
+        try:
             await self._plant.flows.forget(sorted(self._to_forget))
+        except OpenFlowError as err:
+            log.warning("clients of Services may go on sending to endpoints that have gone: %s", err)
+        else:
             self._to_forget.clear()
 
     async def clear(self) -> None:

@@ -20,7 +20,9 @@ _CHILDREN_BITS = 6
 MAX_CHILDREN = 1 << _CHILDREN_BITS
 _CHILD_BASE = 1 << 30
 
-_FRONTEND = re.compile(r"\b(tcp|udp|sctp)\b(?:.*\bnw_dst=([0-9.]+))?.*\btp_dst=(\d+)")
+_PROTOCOL = re.compile(r"\b(tcp|udp|sctp)\b")
+_ADDRESS = re.compile(r"\bnw_dst=([0-9.]+)")
+_PORT = re.compile(r"\btp_dst=(\d+)")
 
 
 def child_of(top: GroupId, number: int) -> GroupId:
@@ -32,16 +34,21 @@ def groups_in_use(flows: Iterable[tuple[int, str]]) -> dict[FrontendKey, GroupId
     """Which frontend has which group, by the flows that a switch holds: pairs of cookie and match as ovs-ofctl prints it."""
     found: dict[FrontendKey, GroupId] = {}
     for cookie, match in flows:
-        meaning, frontend = describe(cookie), _FRONTEND.search(match)
+        meaning, frontend = describe(cookie), _frontend(match)
         if frontend is None or meaning is None or meaning.stage is not StageId.SERVICE_NEW:
             continue
         if meaning.drop is None and 0 < meaning.about <= LAST_TOP:
-            protocol, address, port = frontend.groups()
-            key = FrontendKey(
-                IPv4Address(address) if address else None, Protocol[protocol.upper()], int(port)
-            )
-            found[key] = GroupId(meaning.about)
+            found[frontend] = GroupId(meaning.about)
     return found
+
+
+def _frontend(match: str) -> FrontendKey | None:
+    """The frontend that a match is about, in whatever order its fields are."""
+    protocol, address, port = (pattern.search(match) for pattern in (_PROTOCOL, _ADDRESS, _PORT))
+    if protocol is None or port is None:
+        return None
+    where = IPv4Address(address[1]) if address is not None else None
+    return FrontendKey(where, Protocol[protocol[1].upper()], int(port[1]))
 
 
 class GroupIds:
