@@ -1,6 +1,7 @@
 """ClusterIPs end to end: ports, endpoints of every kind, hairpin, affinity, refusals, and who is seen as the client."""
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -268,7 +269,15 @@ def test_more_than_a_thousand_endpoints(shop: ServiceLab) -> None:
     shop.apply(shop.service("many"), *pieces)
     address = shop.address("many")
     reached(lab, CLIENT, address, 80, "outside")
+    eventually(lambda: len(translations(lab)) == len(many), "every endpoint can be chosen")
     answers: list[Heard] = ask(lab, CLIENT, address, 80, 2000)
     assert {answer.pod for answer in answers} == {"outside"}
     shop.apply(shop.slice("many", number=0), *(shop.slice("many", number=number) for number in range(1, 11)))
+    eventually(lambda: len(translations(lab)) == 100, "only the last slice's are left")
     reached(lab, CLIENT, address, 80, "outside", count=300)
+
+
+def translations(lab: Lab) -> set[str]:
+    """The endpoints that node1's groups translate to, of those on the outside host."""
+    dumped = lab.exec("node1", "ovs-ofctl", "-O", "OpenFlow15", "dump-groups", "br0").stdout
+    return set(re.findall(r"nat\(dst=(198\.18\.\d+\.\d+):80\)", dumped))

@@ -1,11 +1,13 @@
 """Endpoints that come and go: what is established stays, nothing new goes to what is gone, and UDP follows at once."""
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from fakes.labs import Lab, eventually
-from fakes.services import ServiceLab, ask, end, line, namespace, outcome, reached, running
+from fakes.services import Heard, ServiceLab, ask, call, end, line, namespace, outcome, reached, running
 
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(300)]
 
@@ -74,6 +76,29 @@ def sent_to(rolls: ServiceLab, port: int) -> bool:
         "node1", "ovs-appctl", "-t", str(node / "ovs" / "ovs-vswitchd.ctl"), "dpctl/dump-conntrack"
     ).stdout
     return f"sport={port}" in printed or f"dport={port}" in printed
+
+
+def test_services_work_while_the_agent_is_dead_and_after_it_is_back(rolls: ServiceLab) -> None:
+    """Killed: nothing is lost of a connection, new ones are made, and without endpoints it is refused."""
+    rolls.apply(rolls.service("lasting", selector="web"), rolls.service("nobody", selector="nobody"))
+    lab, address, empty = rolls.lab, rolls.address("lasting"), rolls.address("nobody")
+    reached(lab, CLIENT, address, 80, *SERVERS)
+    outcome(lab, CLIENT, empty, 80, "refused")
+    with running(lab, CLIENT, "hold", address, 80) as held:
+        server = line(held)[0]
+        before = lab.node("node1")["agent"]["pid"]
+        os.kill(before, signal.SIGKILL)
+        assert set(map(by, ask(lab, CLIENT, address, 80, 30))) <= set(SERVERS)
+        assert call(lab, CLIENT, empty, 80).pod == "refused"
+        eventually(lambda: lab.node("node1")["agent"]["pid"] not in (before, None), "a new agent")
+        eventually(lambda: lab.get("node1", "/readyz")[0] == 200, "the new agent is ready")
+        for _ in range(5):
+            assert set(map(by, ask(lab, CLIENT, address, 80, 30))) <= set(SERVERS)
+        assert set(end(held)) == {server}
+
+
+def by(answer: Heard) -> str:
+    return answer.pod
 
 
 def test_a_service_that_is_deleted_or_changed_answers_no_more_where_it_did(rolls: ServiceLab) -> None:
