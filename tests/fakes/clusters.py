@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from fakes.simulator import Fabric, Switch
 from k8s_ovs.config import Mode, NetworkConfig
 from k8s_ovs.flows.pipeline import DesiredFlows
-from k8s_ovs.model.events import AttachmentSet, ConfigSet, Event, HostSubnetSet, TenantSet
+from k8s_ovs.model.events import (
+    AttachmentSet,
+    ConfigSet,
+    EndpointSliceSet,
+    Event,
+    HostSubnetSet,
+    ServiceSet,
+    TenantSet,
+)
+from k8s_ovs.model.services import EndpointSlice, Service
 from k8s_ovs.model.types import (
     Attachment,
     AttachmentKey,
@@ -103,6 +112,8 @@ class Cluster:
     nodes: Sequence[Node]
     vnis: dict[str, Vni | None]
     pods: Sequence[Pod]
+    services: Sequence[Service] = ()
+    slices: Sequence[EndpointSlice] = ()
 
     def vni_of(self, pod: Pod) -> Vni | None:
         return self.vnis[pod.namespace]
@@ -113,6 +124,7 @@ class Cluster:
         told += [HostSubnetSet(other.record) for other in self.nodes]
         told += [TenantSet(Tenant(name, vni)) for name, vni in self.vnis.items() if vni is not None]
         told += [AttachmentSet(pod.attachment) for pod in self.pods if pod.node == node]
+        told += [*map(ServiceSet, self.services), *map(EndpointSliceSet, self.slices)]
         return told
 
     def view(self, node: Node) -> NodeView:

@@ -9,12 +9,13 @@ import pytest
 
 from fakes.private_ovs import PrivateOvs, private_ovs, run
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
-from k8s_ovs.flows.diff import Mod
-from k8s_ovs.flows.flow import Flow
+from k8s_ovs.flows.diff import Item, Mod
+from k8s_ovs.flows.names import StageId, cookie_of
 
 PORTS = {"vxlan0": 1, "tun0": 2, "pod3": 3, "pod4": 4, "pod5": 5, "pod6": 6}
 STEP = re.compile(r"^ *(\d+)\. (?:.*?,? ?)priority (\d+), cookie (0x[0-9a-f]+)$", re.MULTILINE)
 OUTPUT = re.compile(r"-> output port is (\d+)|^ +(IN_PORT)$", re.MULTILINE)
+KEPT = f"cookie={cookie_of(StageId.AFFINITY) >> 32:#x}"
 DUMPED = re.compile(r"cookie=(0x[0-9a-f]+),(?: table=(\d+),)? priority=(\d+)(?:,(\S+))? actions=(\S+)$")
 
 
@@ -37,15 +38,18 @@ class Bridge:
         """One commit, as the agent makes it."""
         asyncio.run(OfctlFlowTable(self.ovs.mgmt()).commit(list(mods)))
 
-    def replace(self, flows: Iterable[Flow]) -> None:
-        """Make the bridge hold exactly these flows."""
-        lines = "".join(flow.to_ofctl() + "\n" for flow in flows)
-        self._ofctl("--bundle", "replace-flows", self.ovs.mgmt(), "-", stdin=lines)
+    def replace(self, items: Iterable[Item]) -> None:
+        """Make the bridge hold exactly these."""
+        asyncio.run(OfctlFlowTable(self.ovs.mgmt()).replace(list(items)))
 
     def lines(self) -> set[str]:
-        """Every flow, in the spelling of Flow.to_ofctl but for what ovs-ofctl leaves out (table 0)."""
-        text = self._ofctl("--no-stats", "dump-flows", self.ovs.mgmt())
-        return {_as_we_spell(line) for line in text.splitlines() if "cookie=" in line}
+        """Every flow and group, in the spelling of `to_ofctl`, but for what the switch keeps by itself."""
+        flows = self._ofctl("--no-stats", "--no-names", "dump-flows", self.ovs.mgmt()).splitlines()
+        groups = self._ofctl("dump-groups", self.ovs.mgmt()).splitlines()
+        shown = {
+            _as_we_spell(line) for line in flows if "cookie=" in line and not line.strip().startswith(KEPT)
+        }
+        return shown | {line.strip() for line in groups if "group_id=" in line}
 
     def set_fragments(self, mode: str) -> None:
         """How the switch shows fragments: `normal` or `nx-match`."""

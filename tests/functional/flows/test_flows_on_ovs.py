@@ -8,13 +8,13 @@ import pytest
 
 from fakes.clusters import Cluster, Node, Pod, network_config
 from fakes.private_ovs import PrivateOvs
+from fakes.services import endpoint_slice, service
 from fakes.simulator import ICMP, TCP, UDP, Outcome, Packet, Switch, arp_packet, from_tunnel, ip_packet
 from k8s_ovs.config import Mode
 from k8s_ovs.dataplane.bridge import SyncResult
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
 from k8s_ovs.flows import fields as f
-from k8s_ovs.flows.diff import Mod
-from k8s_ovs.flows.flow import Flow
+from k8s_ovs.flows.diff import Item, Mod
 from k8s_ovs.flows.pipeline import DesiredFlows
 from k8s_ovs.flows.tables import TABLES
 from k8s_ovs.model.events import (
@@ -49,17 +49,26 @@ class Bridge(Protocol):
 
     ovs: PrivateOvs
     send: Callable[[list[Mod]], None]
-    replace: Callable[[list[Flow]], None]
+    replace: Callable[[list[Item]], None]
     lines: Callable[[], set[str]]
     trace: Callable[[str], Trace]
     set_fragments: Callable[[str], None]
 
 
 def cluster(mode: Mode) -> Cluster:
-    return Cluster(network_config(mode), [HERE, THERE], VNIS, [RED, BLUE, GLOBAL, FAR])
+    services = [
+        service("red", "web", "10.96.7.1", "203.0.113.80", node_port=30080),
+        service("blue", "sticky", "10.96.7.2", node_port=30081, affinity=60),
+        service("kube-system", "nobody", "10.96.7.3"),
+    ]
+    slices = [
+        endpoint_slice("red", "web", RED.ip, FAR.ip),
+        endpoint_slice("blue", "sticky", BLUE.ip, OUTSIDE),
+    ]
+    return Cluster(network_config(mode), [HERE, THERE], VNIS, [RED, BLUE, GLOBAL, FAR], services, slices)
 
 
-def flows_of(cluster: Cluster) -> list[Flow]:
+def flows_of(cluster: Cluster) -> list[Item]:
     desired = DesiredFlows()
     desired.update(cluster.view(HERE))
     return list(desired.all())
@@ -155,7 +164,7 @@ def host_packets() -> list[Packet]:
 
 def as_text(packet: Packet) -> str:
     """The packet as ofproto/trace reads it."""
-    names = {f.UDP_DST: "udp_dst"}  # ofproto/trace takes tp_dst for TCP's
+    names = {f.UDP_DST: "udp_dst", f.UDP_SRC: "udp_src"}  # ofproto/trace takes tp_dst for TCP's
     return ",".join(
         f"{names.get(field, field.name)}={field.show(value)}" for field, value in _ordered(packet)
     )
@@ -163,8 +172,8 @@ def as_text(packet: Packet) -> str:
 
 def _ordered(packet: Packet) -> list[tuple[f.Field, int]]:
     """Protocols first: ofproto/trace wants to know them before their fields."""
-    has_port = packet.get(f.IP_PROTO) == UDP and packet.get(f.IP_FRAG) != LATER_FRAGMENT
-    shown = {field: value for field, value in packet.items() if field != f.UDP_DST or has_port}
+    later = packet.get(f.IP_FRAG) == LATER_FRAGMENT
+    shown = {field: value for field, value in packet.items() if not (later and field.protocol)}
     if packet[f.ETH_TYPE] not in (f.IP_TYPE, f.ARP_TYPE):
         shown = {field: value for field, value in shown.items() if not field.ethertype}
     first = (f.ETH_TYPE, f.IP_PROTO)
