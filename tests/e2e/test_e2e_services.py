@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from fakes.lab_services import Heard, ServiceLab, ask, call, namespace, outcome, reached
 from fakes.labs import Lab, eventually, running_lab
-from fakes.services import Heard, ServiceLab, ask, call, namespace, outcome, reached
 from k8s_ovs.flows.tables import AFFINITY
 from k8s_ovs.lab.cluster import API_PORT, NODE_PORT
 from k8s_ovs.model.types import HAIRPIN_IP

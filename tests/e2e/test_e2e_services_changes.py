@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from fakes.lab_services import Heard, ServiceLab, ask, call, end, line, namespace, outcome, reached, running
 from fakes.labs import Lab, eventually
-from fakes.services import Heard, ServiceLab, ask, call, end, line, namespace, outcome, reached, running
 
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(300)]
 

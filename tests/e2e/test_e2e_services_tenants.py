@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from fakes.lab_services import ServiceLab, ask, call, namespace, outcome, reached, side_door
 from fakes.labs import Lab, eventually, running_lab
-from fakes.services import ServiceLab, ask, call, namespace, outcome, reached, side_door
 
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(300)]
 
