@@ -17,7 +17,7 @@ from fakes.store import FakeStore
 from k8s_ovs.controller.claims import HostNode
 from k8s_ovs.controller.cluster import Facts
 from k8s_ovs.controller.plan import ProblemKind
-from k8s_ovs.controller.rounds import Outcome, Rounds, RoundServices
+from k8s_ovs.controller.rounds import LEFT_OUT_VNIS, Outcome, Rounds, RoundServices
 from k8s_ovs.errors import ConfigError, EtcdUnavailable
 from k8s_ovs.model.types import HostSubnet, NetNamespace, Vni
 
@@ -177,6 +177,20 @@ def test_what_was_just_freed_is_not_the_next_to_be_given(bench: Bench) -> None:
         ({"node2": "172.11.0.16/28"}, {"red2": 11}),
         ({"node3": "172.11.0.32/28"}, {"red3": 12}),
     ]
+
+
+def test_a_new_leader_does_not_give_what_its_predecessor_has_just_freed(bench: Bench) -> None:
+    bench.namespaces("blue", "red")
+    old = bench.controller()
+    bench.settle(old)
+    freed = bench.tenants()["red"]
+    assert freed == max(bench.tenants().values())
+    bench.facts.namespaces.discard("red")
+    bench.cluster.remove_namespaces("red")
+    bench.settle(old)
+    bench.namespaces("green")
+    bench.settle(bench.controller())
+    assert bench.tenants() == {"blue": 10, "green": 10 + LEFT_OUT_VNIS + 1}
 
 
 def test_the_mode_may_change_under_way(bench: Bench) -> None:

@@ -22,10 +22,12 @@ from k8s_ovs.controller.claims import HostNode
 from k8s_ovs.controller.cluster import Cluster, Facts
 from k8s_ovs.controller.metrics import ControllerMetrics
 from k8s_ovs.controller.plan import Malformed, Plan, Problem, record_problems
+from k8s_ovs.controller.requests import used
 from k8s_ovs.controller.subnets import plan_subnets
 from k8s_ovs.controller.tenants import TenantMemory, TenantPlan, plan_tenants
 from k8s_ovs.errors import ConfigError, EtcdUnavailable, KubeError
-from k8s_ovs.model.alloc import SubnetAllocator
+from k8s_ovs.model.alloc import SubnetAllocator, VniAllocator
+from k8s_ovs.model.types import GLOBAL_VNI, Vni
 from k8s_ovs.sources.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,10 @@ An outage of etcd that is over is no host's fault: whoever could not be heard me
 def no_config() -> ConfigError:
     """Nothing can be planned without one."""
     return ConfigError("there is no network config", remedy="write one with `k8s-ovs init-config`")
+
+
+LEFT_OUT_VNIS = 256
+"""How many VNIs above the highest one in use a new leader leaves out: those before it may just have freed them."""
 
 
 class Outcome(Enum):
@@ -98,7 +104,7 @@ class Rounds:
         self._services = services
         self._facts = facts
         self._remembered = _Remembered()
-        self._tenants = TenantMemory(lambda: secrets.token_hex(4))
+        self._tenants: TenantMemory | None = None
         self.wake_at = inf
         """When to look again although nothing has changed, in seconds of `clock`: hosts are not waited for for ever."""
         self._watched = 0.0
@@ -155,6 +161,8 @@ class Rounds:
 
     def _plan_tenants(self, snapshot: Snapshot, config: NetworkConfig, *, sure: bool = False) -> TenantPlan:
         namespaces = self._facts.namespaces | self._there["vni"]
+        if self._tenants is None:
+            self._tenants = TenantMemory(lambda: secrets.token_hex(4), _allocator(snapshot))
         now, memory = self._services.clock(), self._tenants
         self._watched += min(now - self._looked, UNSEEN_SECONDS) if self._looked is not None else 0.0
         self._looked = now
@@ -205,3 +213,10 @@ class Rounds:
             log.warning("the API has what no watch has told of: %s", ", ".join(sorted(there)))
             self._there[kind] |= there
         return not there
+
+
+def _allocator(snapshot: Snapshot) -> VniAllocator:
+    """Where a new leader begins to give VNIs: it does not know what its predecessor gave and freed last."""
+    taken = [vni for tenant in snapshot.tenants.values() for vni in used(tenant)]
+    highest = max(taken, default=GLOBAL_VNI)
+    return VniAllocator(after=Vni(highest + LEFT_OUT_VNIS)) if highest != GLOBAL_VNI else VniAllocator()
