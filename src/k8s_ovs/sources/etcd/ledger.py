@@ -106,6 +106,7 @@ class Decoder:
 
     def __init__(self, keys: Keys) -> None:
         self.keys = keys
+        self._ours = (keys.subnets, keys.namespaces, keys.tenants, keys.reports)
         self._known: dict[str, tuple[bytes, Record | AgentReport | RecordError]] = {}
 
     def snapshot(
@@ -118,7 +119,7 @@ class Decoder:
             if (found := known.get(key)) is not None and found[0] == value
             else self._read(key, value)
             for key, value in entries
-            if self.keys.owns(key) or key.startswith(self.keys.reports)
+            if key.startswith(self._ours)
         }
         every = [(key, meaning) for key, (_, meaning) in self._known.items()]
         return Snapshot(
