@@ -32,7 +32,7 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def outcome(lab: Lab) -> Outcome:
-    return run_cycles(lab, CYCLES, build(lab))
+    return run_cycles(lab, CYCLES, build(lab, services=False))
 
 
 def test_nothing_that_is_allowed_before_and_after_is_lost(outcome: Outcome) -> None:
