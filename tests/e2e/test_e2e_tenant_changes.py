@@ -15,7 +15,7 @@ import pytest
 
 from fakes.labs import Lab, eventually, running_lab
 from fakes.tenant_admin import administrator
-from fakes.tenant_cycles import Outcome, build, run_cycles
+from fakes.tenant_cycles import ALWAYS, Outcome, build, run_cycles
 
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(300)]
 
@@ -37,6 +37,9 @@ def outcome(lab: Lab) -> Outcome:
 
 def test_nothing_that_is_allowed_before_and_after_is_lost(outcome: Outcome) -> None:
     lost = {probe.name: outcome.lost(probe) for probe in outcome.probes if outcome.lost(probe)}
+    # What a connection has on its way when its pair becomes forbidden ends there; that is not what is promised.
+    between = {probe.name for probe in outcome.probes if probe.tcp and probe not in ALWAYS}
+    lost = {name: count for name, count in lost.items() if name not in between}
     gaps = {name: outcome.logs[name].gaps(outcome.periods[0].begun)[:3] for name in lost}
     assert lost == {}, gaps
     for probe in outcome.probes:
