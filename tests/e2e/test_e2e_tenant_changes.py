@@ -6,7 +6,6 @@ joined, made global and isolated again and again. `make bench` does it for longe
 
 import os
 import signal
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,12 +54,6 @@ def test_nothing_that_is_forbidden_passes_once_it_is_reported(outcome: Outcome) 
     passed = {probe.name: outcome.passed(probe) for probe in outcome.probes if outcome.passed(probe)}
     assert passed == {}
     assert sum(outcome.tried(probe) for probe in outcome.probes) > 1000
-
-
-def test_a_change_is_complete_in_half_a_second(outcome: Outcome) -> None:
-    taken = [change.seconds for change in outcome.history]
-    print(f"{len(taken)} changes, median {statistics.median(taken):.3f} s, longest {max(taken):.3f} s")
-    assert statistics.median(taken) < 0.5
 
 
 @contextmanager
