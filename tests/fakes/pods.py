@@ -23,8 +23,16 @@ from k8s_ovs.cni.protocol import (
     ValidAttachment,
 )
 from k8s_ovs.dataplane.bridge import BridgeSpec, Datapath, PodLink
-from k8s_ovs.errors import CniError, LinkError
-from k8s_ovs.model.types import Attachment, AttachmentKey, OfPort, SandboxId, gateway_of
+from k8s_ovs.errors import CniError, LinkError, OvsdbError
+from k8s_ovs.model.types import (
+    UNLIMITED,
+    Attachment,
+    AttachmentKey,
+    OfPort,
+    PodLimits,
+    SandboxId,
+    gateway_of,
+)
 
 Hook = Callable[[str], Awaitable[None]]
 
@@ -46,12 +54,16 @@ class PodWorld:
 
     subnet: IPv4Network = SUBNET
     netns: set[str] = field(default_factory=set)
+    lost_queues: set[AttachmentKey] = field(default_factory=set)
     links: dict[str, PodLink] = field(default_factory=dict)
     rows: dict[AttachmentKey, Attachment] = field(default_factory=dict)
     flows: dict[AttachmentKey, Attachment] = field(default_factory=dict)
     tenants: set[str] = field(default_factory=lambda: {"web", "db"})
     hook: Hook = _pass
     moments: list[str] = field(default_factory=list)
+    limits: PodLimits | CniError = UNLIMITED
+    """What the API says of every pod at ADD."""
+    attached: list[tuple[str, str]] = field(default_factory=list)
     dead: bool = False
     trouble: str = ""
     next_ofport: int = 10
@@ -78,6 +90,7 @@ class PodWorld:
                 FakeSwitch(self),
                 FakeLinks(self),
                 FakeInstaller(self),
+                FakeLimits(self),
                 self.netns.__contains__,
                 tenant_wait=tenant_wait,
             )
@@ -102,6 +115,12 @@ class PodWorld:
             found.append(f"links {set(self.links) ^ names} and rows differ")
         if self.flows.keys() != self.rows.keys():
             found.append(f"flows and rows differ: {self.flows.keys() ^ self.rows.keys()}")
+        shapers = {name: link.egress for name, link in self.links.items()}
+        found += [
+            f"shaper of {row.pod} is {shapers[row.host_ifname]}, the lease says {row.limits}"
+            for row in self.rows.values()
+            if row.host_ifname in shapers and shapers[row.host_ifname] != row.limits.egress
+        ]
         found += [f"flows of {k} are not of its row" for k, a in self.flows.items() if self.rows.get(k) != a]
         return found
 
@@ -149,6 +168,17 @@ class FakeSwitch:
         self._world.rows.pop(key, None)
         await self._world.moment("removed_port")
 
+    async def set_limits(self, key: AttachmentKey, limits: PodLimits) -> None:
+        await self._world.moment("set_limits")
+        if key in self._world.rows:
+            self._world.rows[key] = replace(self._world.rows[key], limits=limits)
+        await self._world.moment("have_limits")
+
+    async def check_limits(self, key: AttachmentKey) -> None:
+        await self._world.moment("check_limits")
+        if key in self._world.lost_queues:
+            raise OvsdbError(f"queue towards sandbox {key.sandbox}/{key.ifname}: no limit")
+
     def attachments(self) -> list[Attachment]:
         return list(self._world.rows.values())
 
@@ -173,6 +203,14 @@ class FakeLinks:
         self._world.links[link.host_ifname] = link
         await self._world.moment("created_link")
 
+    async def shape(self, link: PodLink) -> None:
+        await self._world.moment("shape")
+        held = self._world.links.get(link.host_ifname)
+        if held is None:
+            raise LinkError(f"{link.host_ifname} does not exist", errno=errno.ENODEV)
+        self._world.links[link.host_ifname] = replace(held, egress=link.egress)
+        await self._world.moment("shaped")
+
     async def check(self, link: PodLink) -> None:
         await self._world.moment("check_link")
         held = self._world.links.get(link.host_ifname)
@@ -187,6 +225,22 @@ class FakeLinks:
     async def leftovers(self) -> list[str]:
         await self._world.moment("leftovers")
         return list(self._world.links)
+
+
+class FakeLimits:
+    """The `LimitSource` protocol."""
+
+    def __init__(self, world: PodWorld) -> None:
+        self._world = world
+
+    async def wanted(self, request: Request) -> PodLimits:
+        await self._world.moment("limits")
+        if isinstance(self._world.limits, CniError):
+            raise self._world.limits
+        return self._world.limits
+
+    def attached(self, namespace: str, name: str) -> None:
+        self._world.attached.append((namespace, name))
 
 
 class FakeInstaller:

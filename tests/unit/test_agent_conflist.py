@@ -22,7 +22,11 @@ def test_the_text_is_a_configuration_list_of_the_cni_specification() -> None:
         "cniVersion": "1.1.0",
         "name": "k8s-ovs",
         "plugins": [
-            {"type": "k8s-ovs", "socket": "/run/k8s-ovs/cni.sock"},
+            {
+                "type": "k8s-ovs",
+                "socket": "/run/k8s-ovs/cni.sock",
+                "capabilities": {"bandwidth": True},
+            },
             {"type": "portmap", "capabilities": {"portMappings": True}},
         ],
     }

@@ -34,7 +34,7 @@ from k8s_ovs.errors import (
     OpenFlowError,
     OvsdbError,
 )
-from k8s_ovs.model.types import AttachmentKey, Mac, SandboxId
+from k8s_ovs.model.types import AttachmentKey, Mac, PodLimits, SandboxId
 
 ENVIRONMENT = {
     "CNI_COMMAND": "ADD",
@@ -363,3 +363,25 @@ def test_every_code_is_in_the_table_of_the_docstring() -> None:
     assert Code.__doc__ is not None
     rows = [line.split("|")[1].strip() for line in Code.__doc__.splitlines() if line.strip().startswith("| ")]
     assert rows[2:] == [str(int(code)) for code in Code]
+
+
+def test_the_bandwidth_that_the_runtime_asks_for() -> None:
+    def limits(bandwidth: object) -> PodLimits:
+        return parse(CONF | {"runtimeConfig": {"bandwidth": bandwidth}}).limits
+
+    assert limits({"ingressRate": 10**6, "ingressBurst": 5, "egressRate": 2 * 10**6}) == PodLimits(
+        10**6, 2 * 10**6
+    )
+    assert limits({"egressRate": 1000, "ingressRate": 0}) == PodLimits(None, 1000)
+    assert limits({}) == limits(None) == parse(CONF).limits == PodLimits()
+
+
+@pytest.mark.parametrize(
+    "bandwidth",
+    [{"ingressRate": 999}, {"egressRate": 10**15 + 1}, {"egressRate": -1}, {"ingressRate": "10M"}, [], 5],
+)
+def test_bandwidth_out_of_bounds_or_of_another_form_is_a_bad_configuration(bandwidth: object) -> None:
+    conf = CONF | {"runtimeConfig": {"bandwidth": bandwidth}}
+    with pytest.raises(CniError, match=r"runtimeConfig\.bandwidth") as caught:
+        parse(conf)
+    assert caught.value.code == Code.INVALID_CONFIG

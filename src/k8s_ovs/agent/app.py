@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from k8s_ovs.agent import conflist
 from k8s_ovs.agent.drops import DropWatcher
 from k8s_ovs.agent.firewall import FirewallKeeper
+from k8s_ovs.agent.limits import LimitKeeper
 from k8s_ovs.agent.metrics import AgentMetrics, ReconcileCollector, StoreCollector
 from k8s_ovs.agent.parts import AgentParts, PodBatches
 from k8s_ovs.agent.pods import PodNetwork, PodParts
@@ -74,11 +75,13 @@ class Agent:
             host_trouble=self._firewall.trouble,
             report=self._presence.tell,
         )
+        self._limits = LimitKeeper(parts.pod_api)
         self._pods = PodNetwork(
             PodParts(
                 parts.switch,
                 parts.links,
                 self._reconciler,
+                self._limits,
                 parts.netns_exists,
                 tenant_wait=settings.tenant_wait,
             )
@@ -126,6 +129,7 @@ class Agent:
             tasks.create_task(self._feed(tasks), name="store")
             if not self._settings.external:
                 tasks.create_task(server.run(), name="cni")
+                tasks.create_task(self._limits.run(self._pods.limits), name="limits")
             tasks.create_task(self._drops.run(), name="drops")
             tasks.create_task(self._announce(), name="announce")
 
@@ -174,9 +178,10 @@ class Agent:
             await asyncio.sleep(backoff.next())
 
     async def _watch_own_pods(self, watch: PodBatches) -> None:
-        """A pod that vanished without a CNI DEL leaves a lease: look for sandboxes that are gone."""
+        """A pod that vanished without a CNI DEL leaves a lease: look for sandboxes that are gone. Limits may change."""
         async with aclosing(watch) as batches:
             async for batch in batches:
+                self._limits.take(batch)
                 if any(isinstance(event, Deleted) for event in batch):
                     self._collect_due = True
                     self._attention.set()

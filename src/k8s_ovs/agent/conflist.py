@@ -18,7 +18,9 @@ CNI_VERSION = "1.1.0"
 
 def render(socket: Path, *, portmap: bool) -> str:
     """The network configuration list (CNI specification 1.1, section 1)."""
-    plugins: list[dict[str, object]] = [{"type": PLUGIN, "socket": str(socket)}]
+    plugins: list[dict[str, object]] = [
+        {"type": PLUGIN, "socket": str(socket), "capabilities": {"bandwidth": True}}
+    ]
     if portmap:
         plugins.append({"type": "portmap", "capabilities": {"portMappings": True}})
     return json.dumps({"cniVersion": CNI_VERSION, "name": PLUGIN, "plugins": plugins}, indent=2) + "\n"

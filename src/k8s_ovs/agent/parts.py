@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from k8s_ovs.agent.limits import KubePodApi, PodApi
 from k8s_ovs.agent.services import ServiceSources
 from k8s_ovs.agent.settings import AgentSettings
 from k8s_ovs.dataplane.bridge import Firewall, FlowTable, HostNetwork, PodLinks, Switch
@@ -41,6 +42,7 @@ class AgentParts:
     firewall: Firewall
     own_pods: Callable[[], PodBatches] | None
     services: ServiceSources | None = None
+    pod_api: PodApi | None = None
     netns_exists: Callable[[str], bool] = os.path.exists
     cni_uid: int = 0
 
@@ -58,4 +60,5 @@ class AgentParts:
             firewall=IptablesFirewall(),
             own_pods=own_pods,
             services=ServiceSources.of(kube) if kube is not None else None,
+            pod_api=KubePodApi(kube) if kube is not None else None,
         )

@@ -12,94 +12,29 @@ DEL: the same backwards, every step whether or not there is something to remove.
 so that the lease stays until all that it stands for is gone, and a repeated DEL has it to go by.
 """
 
-import hashlib
 import logging
-import os
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import Protocol
+from ipaddress import IPv4Interface
 
 from k8s_ovs.agent.addresses import AddressBook
+from k8s_ovs.agent.attaching import Installer, NodeNetwork, PodParts, host_ifname_of, link_of
+from k8s_ovs.agent.limits import LimitChanger
 from k8s_ovs.agent.steps import Steps, whole
 from k8s_ovs.cni.codes import Code, as_cni_error
 from k8s_ovs.cni.locks import KeyedLocks
 from k8s_ovs.cni.protocol import AddResult, Request
-from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, LINK_PREFIX, PodLink, PodLinks, Switch
-from k8s_ovs.errors import CniError, K8sOvsError, LinkError
-from k8s_ovs.model.types import Attachment, AttachmentKey
+from k8s_ovs.errors import CniError, K8sOvsError, LinkError, OvsdbError
+from k8s_ovs.model.types import Attachment, AttachmentKey, PodLimits
+
+__all__ = ["Installer", "NodeNetwork", "PodNetwork", "PodParts", "host_ifname_of"]
 
 log = logging.getLogger(__name__)
 
 ANEW = "delete the pod, so that it is made anew"
-IFALIAS_OCTETS = 255
-"""What the kernel takes as an interface alias (IFALIASZ without the final NUL)."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeNetwork:
-    """What a pod on this node gets: an address of `subnet`, the gateway, the MTU in octets.
-
-    `network` is the pod network of the cluster; `checksum_offload` False where the datapath cannot take partial
-    checksums.
-    """
-
-    subnet: IPv4Network
-    gateway: IPv4Address
-    network: IPv4Network
-    mtu: int
-    checksum_offload: bool
-
-
-class Installer(Protocol):
-    """What pods need of the reconciler, the only writer of the bridge's flows."""
-
-    def trouble(self) -> str:
-        """Why this node cannot attach a pod now, as one sentence with the remedy; empty when it can."""
-
-    def node(self) -> NodeNetwork:
-        """The node's network. Raises CniError 11 while config or host subnet are not known yet."""
-
-    async def wait_tenant(self, namespace: str, deadline: float) -> None:
-        """Return when the tenant of `namespace` is known (at once in single-tenant mode).
-
-        `deadline` is in seconds of the running loop's clock (`loop.time()`). Raises CniError 11 when it passes.
-        """
-
-    async def install(self, attachment: Attachment) -> None:
-        """Return when the switch has confirmed the pod's flows. Repeating it is harmless.
-
-        Raises DataplaneError or CniError when they cannot be installed within the reconciler's own bound.
-        Cancelling it is allowed; `withdraw` then removes whatever part of it was or will be done.
-        """
-
-    async def withdraw(self, key: AttachmentKey) -> None:
-        """Return when the pod's flows are gone; unknown keys are no error.
-
-        They stay away until `install` comes again, also while the row of the port still exists. A switch that
-        is not there to be asked is no error either: it gets a full synchronisation before it forwards again.
-        Raises DataplaneError when a present switch refuses.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class PodParts:
-    """What `PodNetwork` works with. `tenant_wait` is how many seconds an ADD waits for its Namespace's NetID."""
-
-    switch: Switch
-    links: PodLinks
-    installer: Installer
-    netns_exists: Callable[[str], bool] = os.path.exists
-    tenant_wait: float = 30.0
-
-
-def host_ifname_of(key: AttachmentKey) -> str:
-    """The host's end of an attachment's veth: 15 octets, the longest name that the kernel takes."""
-    digest = hashlib.sha256(f"{key.sandbox}/{key.ifname}".encode()).hexdigest()
-    return f"{LINK_PREFIX}{digest[:11]}"
 
 
 class PodNetwork:
@@ -115,6 +50,8 @@ class PodNetwork:
         self._netns_exists = parts.netns_exists
         self._tenant_wait = parts.tenant_wait
         self._locks: KeyedLocks[str] = KeyedLocks()
+        self._limits = parts.limits
+        self.limits = LimitChanger(parts, self._locks)
         self._addresses = AddressBook(lambda: (lease.address for lease in parts.switch.attachments()))
 
     async def add(self, request: Request) -> AddResult:
@@ -127,11 +64,13 @@ class PodNetwork:
                 deadline = get_running_loop().time() + self._tenant_wait
                 await self._installer.wait_tenant(request.pod.namespace, deadline)
                 node = self._installer.node()
+                limits = await self._limits.wanted(request)
                 try:
-                    attachment = await self._attach(request, node)
+                    attachment = await self._attach(request, node, limits)
                 except LinkError:
                     self._need_netns(request)  # if that is the reason, say it in CNI's own words
                     raise
+            self._limits.attached(request.pod.namespace, request.pod.name)
         log.info("%s has %s (sandbox %s)", pod, attachment.address, request.sandbox)
         return AddResult(
             host_ifname=attachment.host_ifname,
@@ -159,8 +98,9 @@ class PodNetwork:
                     raise CniError(Code.UNKNOWN_CONTAINER, f"{request.ifname} is not attached", remedy=ANEW)
                 _compare(lease, node, request)
                 try:
-                    await self._links.check(_link(lease, node))
-                except LinkError as err:
+                    await self._links.check(link_of(lease, node))
+                    await self._switch.check_limits(lease.key)
+                except (LinkError, OvsdbError) as err:
                     raise CniError(Code.CHECK_FAILED, err.message, remedy=ANEW) from err
 
     async def gc(self, request: Request) -> None:
@@ -222,10 +162,10 @@ class PodNetwork:
 
     # -- the steps; each is called with the attachment's lock held ---------------------------------------------------
 
-    async def _attach(self, request: Request, node: NodeNetwork) -> Attachment:
+    async def _attach(self, request: Request, node: NodeNetwork, limits: PodLimits) -> Attachment:
         lease = self._lease(request.key)
         if lease is not None and _is_for(lease, request) and lease.address in node.subnet:
-            return await self._renew(lease, node)
+            return await self._renew(replace(lease, limits=limits), node)
         if lease is not None:
             await self._detach(lease.key)
         with self._addresses.take(node.subnet, node.gateway) as address:
@@ -237,6 +177,7 @@ class PodNetwork:
                 uid=request.pod.uid,
                 netns=request.netns,
                 host_ifname=host_ifname_of(request.key),
+                limits=limits,
             )
             return await self._make(attachment, node)
 
@@ -244,7 +185,7 @@ class PodNetwork:
         key, name = attachment.key, attachment.host_ifname
         async with Steps(f"ADD {key.sandbox}/{key.ifname}") as steps:
             steps.on_failure(f"delete {name}", lambda: self._links.delete(name))
-            await whole(self._links.create(_link(attachment, node)))
+            await whole(self._links.create(link_of(attachment, node)))
             steps.on_failure("remove the port and its lease", lambda: self._switch.remove_port(key))
             # The lease alone may bring flows: a comparison that runs meanwhile reads it.
             steps.on_failure("withdraw the flows", lambda: self._installer.withdraw(key))
@@ -253,9 +194,13 @@ class PodNetwork:
         return attachment
 
     async def _renew(self, lease: Attachment, node: NodeNetwork) -> Attachment:
-        """See that an attachment which exists works; one that does not is made anew with the address it had."""
+        """See that an attachment which exists works; one that does not is made anew with the address it had.
+
+        `lease` has the limits that the pod should have now.
+        """
         try:
-            await self._links.check(_link(lease, node))
+            await self.limits.put(lease, node)
+            await self._links.check(link_of(lease, node))
             trouble = "" if lease.ofport is not None else "the switch has not taken its port"
         except LinkError as err:
             trouble = err.message
@@ -327,22 +272,6 @@ def _is_for(lease: Attachment, request: Request) -> bool:
     pod = request.pod
     asked = (request.netns, pod.namespace, pod.name, pod.uid)
     return (lease.netns, lease.namespace, lease.pod, lease.uid) == asked
-
-
-def _link(attachment: Attachment, node: NodeNetwork) -> PodLink:
-    return PodLink(
-        host_ifname=attachment.host_ifname,
-        netns=attachment.netns,
-        ifname=attachment.key.ifname,
-        address=attachment.address,
-        subnet=node.subnet,
-        network=node.network,
-        gateway=node.gateway,
-        mac=attachment.mac,
-        mtu=node.mtu,
-        checksum_offload=node.checksum_offload,
-        alias=f"{LINK_ALIAS_PREFIX}{attachment.key.sandbox}/{attachment.key.ifname}"[:IFALIAS_OCTETS],
-    )
 
 
 def _compare(lease: Attachment, node: NodeNetwork, request: Request) -> None:

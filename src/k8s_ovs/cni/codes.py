@@ -29,6 +29,7 @@ class Code(IntEnum):
     | 102 | the host subnet has no free address | delete pods or enlarge HostSubnetLength |
     | 103 | CHECK: the pod's network is not as it was made | delete the pod, so that it is made again |
     | 104 | GC: some attachments could not be removed; the message names them | ask again |
+    | 105 | a bandwidth annotation of the pod is no quantity, or not between 1k and 1P | correct the annotation |
     | 199 | a defect of this program; the agent's log has the trace | report it |
     """
 
@@ -47,6 +48,7 @@ class Code(IntEnum):
     NO_ADDRESS = 102
     CHECK_FAILED = 103
     GC_INCOMPLETE = 104
+    BAD_LIMIT = 105
     INTERNAL = 199
 
 

@@ -16,7 +16,8 @@ import msgspec
 
 from k8s_ovs.cni.codes import Code
 from k8s_ovs.errors import CniError
-from k8s_ovs.model.types import AttachmentKey, Mac, SandboxId
+from k8s_ovs.model.quantity import check_limit
+from k8s_ovs.model.types import UNLIMITED, AttachmentKey, Mac, PodLimits, SandboxId
 
 GREETING = b"k8s-ovs-cni/1\n"
 """First line of a request; the number changes when the wire does."""
@@ -96,6 +97,16 @@ class NetConf(msgspec.Struct, frozen=True):
     )
 
 
+class Bandwidth(msgspec.Struct, frozen=True, rename="camel"):
+    """`runtimeConfig.bandwidth` (CNI conventions, "bandwidth"): bits per second, 0 for no limit.
+
+    The bursts that may come with them are ours to choose.
+    """
+
+    ingress_rate: int = 0
+    egress_rate: int = 0
+
+
 class _VersionOnly(msgspec.Struct, frozen=True):
     cni_version: str = msgspec.field(name="cniVersion", default="")
 
@@ -110,7 +121,10 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A valid request. What its command does not need may be empty; what it needs is there."""
+    """A valid request. What its command does not need may be empty; what it needs is there.
+
+    `limits` are those of `runtimeConfig.bandwidth`.
+    """
 
     command: Command
     sandbox: SandboxId
@@ -120,6 +134,7 @@ class Request:
     path: str
     conf: NetConf
     prev_result: PrevResult | None = None
+    limits: PodLimits = UNLIMITED
 
     @property
     def key(self) -> AttachmentKey:
@@ -194,6 +209,7 @@ def parse_request(frame: Frame) -> Request:
         path=frame.environment.get("CNI_PATH", ""),
         conf=conf,
         prev_result=_prev_result(conf) if command is Command.CHECK else None,
+        limits=_limits(conf) if command is Command.ADD else UNLIMITED,
     )
     if command not in (Command.GC, Command.STATUS):
         _check_container(request)
@@ -320,6 +336,21 @@ def _prev_result(conf: NetConf) -> PrevResult:
         return msgspec.json.decode(conf.prev_result, type=PrevResult)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise _bad_conf(f"prevResult: {err}", "give CHECK the result of ADD as it was") from err
+
+
+def _limits(conf: NetConf) -> PodLimits:
+    given = (conf.runtime_config or {}).get("bandwidth")
+    if given is None:
+        return UNLIMITED
+    try:
+        bandwidth = msgspec.convert(given, Bandwidth)
+        for rate in (bandwidth.ingress_rate, bandwidth.egress_rate):
+            if rate != 0:
+                check_limit(rate)
+    except ValueError as err:  # of msgspec, and of the bounds
+        remedy = "give ingressRate and egressRate in bits per second, or 0 for no limit"
+        raise _bad_conf(f"runtimeConfig.bandwidth: {err}", remedy) from err
+    return PodLimits(bandwidth.ingress_rate or None, bandwidth.egress_rate or None)
 
 
 def _check_container(request: Request) -> None:

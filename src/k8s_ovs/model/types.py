@@ -164,6 +164,9 @@ class PodLimits:
     from_runtime: bool = False
 
 
+UNLIMITED = PodLimits()
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class AttachmentKey:
     """What identifies an attachment for CNI: the sandbox and the interface's name in it."""
@@ -188,7 +191,7 @@ class Attachment:
     netns: str
     host_ifname: str
     ofport: OfPort | None = None
-    limits: PodLimits = PodLimits()
+    limits: PodLimits = UNLIMITED
 
     @property
     def mac(self) -> Mac:
