@@ -6,7 +6,7 @@ import pytest
 
 from fakes.dataplane import FakePodLinks
 from fakes.node import RECORDS, SYNCED, FakeNode, running
-from fakes.pods import add_request
+from fakes.pods import FakeLimits, PodWorld, add_request
 from fakes.virtual_time import virtual_time, within
 from k8s_ovs.agent.pods import PodNetwork, PodParts
 from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler
@@ -112,7 +112,9 @@ async def test_an_add_that_is_undone_leaves_no_flows_although_a_comparison_saw_i
     node, links = FakeNode(), FakePodLinks(["/netns/a"])
     async with running(node):
         await node.know()
-        pods = PodNetwork(PodParts(node.switch, links, node.reconciler, links.namespaces.__contains__))
+        limits = FakeLimits(PodWorld())
+        parts = PodParts(node.switch, links, node.reconciler, limits, links.namespaces.__contains__)
+        pods = PodNetwork(parts)
         gates = [node.switch.hold(method) for method in ("add_port", "remove_port")]
         adding = asyncio.ensure_future(pods.add(add_request("a")))
         await settle(node)

@@ -21,7 +21,7 @@ Generated from `src/k8s_ovs/flows` by `make docs`; do not edit. What each table 
 and enforced when a flow is made; who makes the flows is in `flows/stages/`, one module per stage.
 
     port 1 (vxlan0) ─> tunnel ─> tunnel-in ─┐                                      ┌─ for this node ─> tenant ─┐
-    port 2 (tun0) ───> gateway-in ──────────┼─> service ─> service-reply ─> route ─┤                           ├─> deliver ─> a port
+    port 2 (tun0) ───> gateway-in ──────────┼─> service ─> service-reply ─> route ─┤                           ├─> deliver
     a pod's port ────> pod-in ──────────────┘                                ^     └─ for another host ────────┘
                        pod-in, gateway-in: ARP ─> arp ─> back out of the     │
                        port it came from                                     │
@@ -40,15 +40,15 @@ destination VNI, tenant compares. Numbers leave gaps: 50 is kept for policy on t
 _STORIES = """\
 ## What happens to a packet
 
-**Pod to pod, same node.** classify: an IPv4 packet from neither tunnel nor gateway. pod-in: port, MAC and IP are those of
-one pod; source VNI := the pod's. service, service-reply: no Service. route: destination VNI, port and MAC := those of the other pod.
-tenant: equal, or one of them 0. deliver: out of the port.
+**Pod to pod, same node.** classify: an IPv4 packet from neither tunnel nor gateway. pod-in: port, MAC and IP are those of one
+pod; source VNI := the pod's. service, service-reply: no Service. route: destination VNI, port and MAC := those of the other
+pod. tenant: equal, or one of them 0. deliver: out of the port.
 
 **Pod to pod, another node.** As before up to route, which finds the other host's subnet: tunnel destination := that host,
 tunnel key := source VNI, port := 1. deliver sends it into the tunnel. At the other host: tunnel knows the outer source,
-tunnel-in knows that this host may send from this inner source and takes the key as source VNI; then service and
-service-reply (what comes by a tunnel is for no Service), route (a local pod), tenant, deliver. So the tenants are compared once, where the destination lives. What came by a tunnel leaves
-by none.
+tunnel-in knows that this host may send from this inner source and takes the key as source VNI; then service and service-reply
+(what comes by a tunnel is for no Service), route (a local pod), tenant, deliver. So the tenants are compared once, where the
+destination lives. What came by a tunnel leaves by none.
 
 **Host to pod.** gateway-in: source VNI := 0. The rest is as for a pod. A host's own address, or a client's that a load
 balancer passes through, crosses the tunnel with key 0, the only key that an inner source outside the cluster network may have.
@@ -69,9 +69,9 @@ Of what conntrack takes for invalid (a segment outside the window, say), data is
 the reset with which the client would answer would end the real connection.
 
 **Affinity.** service-new asks the table affinity, which the switch fills by itself: client, Service and port name an
-endpoint. The table endpoint has a flow for each endpoint of the Service: it translates, and has the switch learn (or learn again)
-the choice, for as long as the affinity lasts, 65,535 s at most. Nothing learned, or no such endpoint any more: the group
-chooses, by a hash of the client's address alone, so that connections that begin at once agree. The agent never removes
+endpoint. The table endpoint has a flow for each endpoint of the Service: it translates, and has the switch learn (or learn
+again) the choice, for as long as the affinity lasts, 65,535 s at most. Nothing learned, or no such endpoint any more: the
+group chooses, by a hash of the client's address alone, so that connections that begin at once agree. The agent never removes
 what was learned.
 
 **A pod that reaches itself through its Service.** Nobody answers his own address. hairpin: source and destination are the same:
@@ -86,9 +86,9 @@ sends back to the gateway, and translates itself if the packet leaves it.
 rules refuse what comes from the gateway to a Service's address: TCP with a reset, all else with ICMP port unreachable. So it is
 refused at once, also while the agent is down.
 
-**Node port.** A pod's packet to a node's address: route finds the way, node-port asks whether it is a Service's node port. If so
-it is translated here, like one to the Service's address, with the pod's own identity; else it goes to that node, through the
-tunnel if it is another, with the pod's own address. So a pod reaches no node port as a host, and nodes see pods as pods.
+**Node port.** A pod's packet to a node's address: route finds the way, node-port asks whether it is a Service's node port. If
+so it is translated here, like one to the Service's address, with the pod's own identity; else it goes to that node, through
+the tunnel if it is another, with the pod's own address. So a pod reaches no node port as a host, and nodes see pods as pods.
 
 **An endpoint that leaves.** From the commit on it is in no group. Its TCP connections may go on: the flow that has its answers
 translated back stays, until there was no answer for 600 s. Its UDP connections are forgotten.
@@ -96,9 +96,9 @@ translated back stays, until there was no answer for 600 s. Its UDP connections 
 **External addresses.** As the Service's own, but only for those who may reach the Service: for all others the address stays
 what it is. One inside the cluster network is refused: no Service can take over a pod's address.
 
-**Fragments to and from Services.** Conntrack puts a datagram together, so all its fragments have to pass there: those to the Service
-network, and those from the address of a UDP endpoint. On the userspace datapath the first datagram of a connection must
-not be fragmented: its later fragments show no port, and find no group. Those after it may be.
+**Fragments to and from Services.** Conntrack puts a datagram together, so all its fragments have to pass there: those to the
+Service network, and those from the address of a UDP endpoint. On the userspace datapath the first datagram of a connection
+must not be fragmented: its later fragments show no port, and find no group. Those after it may be.
 
 **What remains.** A client that talks to a pod directly and, at the same time, from the same port of its own, to a Service whose
 endpoint is the same port of that pod: conntrack has seen only one of the two, and takes the answers of both for that.

@@ -16,6 +16,7 @@ import pytest
 
 from fakes.cni_shim import DEADLINE, Outcome, Shim, conf_of, environment_of
 from fakes.dataplane import running
+from fakes.pods import FakeLimits, PodWorld
 from fakes.private_ovs import PrivateOvs, netns_path, network_namespace, private_ovs, run
 from k8s_ovs.agent.pods import NodeNetwork, PodNetwork, PodParts
 from k8s_ovs.cni.server import CniServer, ServerLimits
@@ -80,7 +81,7 @@ class Node:
         async with running(OvsdbSwitch(self.ovs.rundir)) as switch:
             await switch.ensure_bridge(BridgeSpec(datapath="netdev"))
             links = NetlinkPodLinks(netns=netns_path(self.ovs.netns))
-            pods = PodNetwork(PodParts(switch, links, self.installer))
+            pods = PodNetwork(PodParts(switch, links, self.installer, FakeLimits(PodWorld())))
             limits = ServerLimits(drain_seconds=drain_seconds)
             server = CniServer(self.socket, pods, limits=limits, uid=os.getuid())
             async with asyncio.timeout(8 * DEADLINE), asyncio.TaskGroup() as tasks:
