@@ -152,6 +152,22 @@ def test_what_dies_is_started_again(bare: Lab, process: str) -> None:
     eventually(lambda: "node1" in bare.kubectl("get", "nodes", check=False), "kubectl to work again")
 
 
+def test_what_is_stopped_stays_so_until_it_is_started(bare: Lab) -> None:
+    bare.lab("stop", "etcd", "node2/vswitchd")
+    refused = bare.lab("stop", "etcd2", check=False)
+    assert refused.returncode == 1
+    assert "no process etcd2" in refused.stderr
+    assert "node1/ovsdb" in refused.stderr
+    status = bare.status()
+    assert status["etcd"]["pid"] is None
+    assert bare.node("node2")["vswitchd"]["pid"] is None
+    assert bare.node("node2")["ovsdb"]["pid"] is not None
+    bare.lab("start", "etcd", "node2/vswitchd")
+    assert bare.status()["etcd"]["pid"] is not None
+    assert bare.node("node2")["vswitchd"]["pid"] is not None
+    assert bare.etcdctl("put", "--", "k", "v") == "OK\n"
+
+
 def test_a_second_lab_of_the_same_name_is_refused(bare: Lab) -> None:
     done = subprocess.run(
         [CLI, "lab", "up", "--name", bare.name], capture_output=True, text=True, check=False, timeout=60

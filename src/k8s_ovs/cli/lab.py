@@ -12,6 +12,8 @@ _COMMANDS = {
     "up": "lab_basic:up",
     "down": "lab_basic:down",
     "add-host": "lab_basic:add_host",
+    "stop": "lab_basic:stop",
+    "start": "lab_basic:start",
     "env": "lab_basic:env",
     "exec": "lab_basic:exec_",
     "status": "lab_reports:status_",

@@ -1,4 +1,7 @@
-"""`k8s-ovs lab up`, `down`, `env` and `exec`. Loaded by `cli.lab` when one of them is used, and light: `exec` is used a lot."""
+"""`k8s-ovs lab up`, `down`, `add-host`, `stop`, `start`, `env` and `exec`.
+
+Loaded by `cli.lab` when one of them is used, and light: `exec` is used a lot.
+"""
 
 import os
 import shlex
@@ -12,7 +15,7 @@ import click
 from k8s_ovs.cli.lab_options import Cidr, stop_on_sigterm, which_lab
 from k8s_ovs.config import Mode
 from k8s_ovs.errors import LabError
-from k8s_ovs.lab import hostcheck, lifecycle, namespaces, places
+from k8s_ovs.lab import hostcheck, lifecycle, namespaces, places, stopping
 from k8s_ovs.lab.cluster import ExternalHost, check_name
 from k8s_ovs.lab.state import load_cluster
 
@@ -96,6 +99,26 @@ def add_host(name: str, base: Path, host: str, *, with_kubernetes: bool, unregis
     added = lifecycle.add_host(cluster, ExternalHost(host, with_kubernetes), register=not unregistered)
     state = "waits for its subnet" if unregistered else "is ready"
     click.echo(f"host {added.name} ({added.ip}) {state} after {time.monotonic() - begun:.1f} s")
+
+
+@click.command()
+@which_lab
+@click.option("--kill", is_flag=True, help="With SIGKILL.  [default: SIGTERM]")
+@click.argument("processes", metavar="PROCESS…", nargs=-1, required=True)
+def stop(name: str, base: Path, processes: tuple[str, ...], *, kill: bool) -> None:
+    """Stop processes, and keep them stopped until `lab start`.
+
+    They are called etcd, apiserver, controller1, node1/agent, node1/vswitchd, node1/ovsdb and so on.
+    """
+    stopping.stop(load_cluster(base, name), processes, kill=kill)
+
+
+@click.command()
+@which_lab
+@click.argument("processes", metavar="PROCESS…", nargs=-1, required=True)
+def start(name: str, base: Path, processes: tuple[str, ...]) -> None:
+    """Start processes again that were stopped."""
+    stopping.start(load_cluster(base, name), processes)
 
 
 @click.command()

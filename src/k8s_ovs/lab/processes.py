@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def restart_delay(failures: int) -> float:
 class Supervised:
     """One command, kept running until `run` is cancelled; then it is killed.
 
-    `on_change` is called after each start and end. `before` runs before each start (and is waited for).
+    `on_change` is called after each start and end. While `stopped` says so it is not started; `look` makes it ask again.
     """
 
     def __init__(
@@ -85,32 +85,39 @@ class Supervised:
         command: Command,
         *,
         on_change: Callable[[], None],
-        before: Callable[[], Awaitable[None]] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self.command = command
         self.process_id: ProcessId | None = None
         self.restarts = -1
         self.last_exit: int | None = None
         self._on_change = on_change
-        self._before = before
+        self._stopped = stopped
+        self._look = asyncio.Event()
 
     async def run(self) -> None:
         """Start the process, and again whenever it ends."""
         failures = 0
         while True:
+            while self._stopped():
+                self._look.clear()
+                await self._look.wait()
+                failures = 0
             begun = time.monotonic()
             await self._once()
             lived = time.monotonic() - begun
             failures = 0 if lived > HEALTHY_AFTER or self._killed(lived) else failures + 1
             await asyncio.sleep(restart_delay(failures))
 
+    def look(self) -> None:
+        """It may be wanted again."""
+        self._look.set()
+
     def _killed(self, lived: float) -> bool:
         """Whether somebody killed it, as tests do: that says nothing of its health, and no delay is due."""
         return self.last_exit == -signal.SIGKILL and lived > KILLED_AFTER
 
     async def _once(self) -> None:
-        if self._before is not None:
-            await self._before()
         with self.command.log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *self.command.full_argv,

@@ -2,7 +2,8 @@
 
 Started by `lifecycle.up` as `python -m k8s_ovs.lab.supervisor DIRECTORY PROGRESS_FD`; ended by SIGTERM. It removes
 nothing but processes: files and namespaces are `lifecycle.down`'s, which also works when this process was killed.
-SIGHUP: external hosts have been added to lab.json; build them, and tell in state.json how that went.
+SIGHUP: external hosts have been added to lab.json (build them, and tell in state.json how that went), or a process that
+was stopped may run again.
 Progress lines go to PROGRESS_FD until the lab is ready; then it is closed.
 """
 
@@ -22,6 +23,7 @@ from k8s_ovs.lab.forward import Forwarder
 from k8s_ovs.lab.kubelet import Kubelet
 from k8s_ovs.lab.processes import ProcessId, Supervised, log_tail
 from k8s_ovs.lab.state import LAB_FILE, READY, LabState, Phase, ProcessState
+from k8s_ovs.lab.stopping import marker
 from k8s_ovs.lab.wait import http_ok, until
 
 _START_DEADLINE = 60.0
@@ -53,9 +55,11 @@ class Supervisor:
             self._progress(READY)
             await self._add_hosts()
 
-    def look_for_hosts(self) -> None:
-        """There may be another external host in lab.json."""
+    def look(self) -> None:
+        """There may be another external host in lab.json, or a process that is no longer stopped."""
         self._hosts_due.set()
+        for process in self._processes.values():
+            process.look()
 
     async def _add_hosts(self) -> None:
         """Build every external host that lab.json names and that has not been built. Without end."""
@@ -130,7 +134,8 @@ class Supervisor:
         self._group.create_task(forwarder.run(), name=f"forward {port}")
 
     def _start(self, command: Command) -> Supervised:
-        process = Supervised(command, on_change=self._write_state)
+        stopped = marker(self._cluster.directory, command.name).exists
+        process = Supervised(command, on_change=self._write_state, stopped=stopped)
         self._processes[command.name] = process
         self._group.create_task(process.run(), name=command.name)
         return process
@@ -197,7 +202,7 @@ async def _main(directory: Path, progress: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
-    loop.add_signal_handler(signal.SIGHUP, supervisor.look_for_hosts)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.look)
     with contextlib.suppress(asyncio.CancelledError):
         await task
 
