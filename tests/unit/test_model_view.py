@@ -42,6 +42,7 @@ from k8s_ovs.model.types import (
     OfPort,
     SandboxId,
     Tenant,
+    TenantChange,
     TenantStep,
     Vni,
 )
@@ -224,6 +225,22 @@ def test_a_namespace_whose_record_is_deleted_loses_its_flows() -> None:
     view = view_of(AttachmentSet(pod))
     assert view.apply(TenantGone("red")) == {LocalPodKey(pod.key), TenantKey(Vni(10))}
     assert view.record(LocalPodKey(pod.key)) is None
+
+
+def test_each_step_of_a_change_touches_only_what_it_makes_a_difference_to() -> None:
+    pod = attachment(0, "172.11.0.2")
+    view = view_of(AttachmentSet(pod))
+    its, tenants = LocalPodKey(pod.key), {TenantKey(Vni(10)), TenantKey(Vni(12))}
+
+    def goes(step: TenantStep) -> frozenset[ViewKey]:
+        return view.apply(TenantSet(Tenant("red", Vni(10), TenantChange("0badcafe", step, Vni(10), Vni(12)))))
+
+    assert goes(TenantStep.ACCEPT) == {its, *tenants}
+    assert goes(TenantStep.SEND) == {its}
+    assert goes(TenantStep.CLOSE) == {its, *tenants}
+    assert view.steps == {"red": "0badcafe/close"}
+    assert view.apply(TenantSet(Tenant("red", Vni(12)))) == frozenset()
+    assert view.steps == {}
 
 
 def test_the_last_pod_takes_its_tenant_along() -> None:

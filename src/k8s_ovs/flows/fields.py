@@ -4,8 +4,9 @@ The only place where a bit is given a meaning; widths and overlaps are checked w
 docs/pipeline.md is generated from it. Field names and NXM names: ovs-fields(7).
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network
 
@@ -63,9 +64,9 @@ def _slash_mac(mask: int) -> str:
     return f"/{_mac(mask)}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Field:
-    """A packet field or register of Open vSwitch.
+    """A packet field or register of Open vSwitch; made once, in this module, and equal only to itself.
 
     `name` and `nxm` are ovs-ofctl's two spellings, `width` is in bits, `order` the position in which ovs-ofctl prints
     it (below 8: before the protocol), `ethertype` (and `protocol`) what a packet must be so that it has the field (0: every
@@ -76,27 +77,26 @@ class Field:
     nxm: str
     width: int
     order: int
-    show: Callable[[int], str] = field(default=_hex, compare=False)
-    show_mask: Callable[[int], str] = field(default=_slash_hex, compare=False)
+    show: Callable[[int], str] = _hex
+    show_mask: Callable[[int], str] = _slash_hex
     ethertype: int = 0
     protocol: int = 0
     action_name: str = ""
-    show_flags: Callable[[int, int], str] | None = field(default=None, compare=False)
+    show_flags: Callable[[int, int], str] | None = None
+    full: int = dataclasses.field(init=False)
+    """The mask with every bit of the field."""
+    whole: "Bits" = dataclasses.field(init=False, repr=False)
+    """The field as bits."""
+
+    def __post_init__(self) -> None:
+        """Every match and every mask asks for these: they are made once."""
+        object.__setattr__(self, "full", (1 << self.width) - 1)
+        object.__setattr__(self, "whole", Bits(self.name, self, 0, self.width))
 
     @property
     def written(self) -> str:
         """The name that set_field uses, where it differs from the one in matches."""
         return self.action_name or self.name
-
-    @property
-    def full(self) -> int:
-        """The mask with every bit of the field."""
-        return (1 << self.width) - 1
-
-    @property
-    def whole(self) -> "Bits":
-        """The field as bits."""
-        return Bits(self.name, self, 0, self.width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +108,12 @@ class Bits:
     start: int
     width: int
     meaning: str = ""
+    mask: int = dataclasses.field(init=False, repr=False, compare=False)
+    """The bits as a mask of the field."""
 
-    @property
-    def mask(self) -> int:
-        """The bits as a mask of the field."""
-        return ((1 << self.width) - 1) << self.start
+    def __post_init__(self) -> None:
+        """The mask is needed for each match, and made once."""
+        object.__setattr__(self, "mask", ((1 << self.width) - 1) << self.start)
 
     def place(self, value: int) -> int:
         """`value` shifted to where the bits are. Raises PipelineError if it does not fit."""

@@ -7,16 +7,18 @@ dataplane. Never talks to a switch. Spelling: ovs-fields(7), ovs-actions(7), "Fl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from operator import attrgetter
+from typing import NamedTuple
 
 from k8s_ovs.errors import PipelineError
 from k8s_ovs.flows.fields import ETH_TYPE, IP_PROTO, Bits, Field
 
 
-@dataclass(frozen=True, slots=True)
-class Test:
-    """One field of a match: the packet's `field & mask` equals `value`. Value and mask are numbers, host order."""
+class FieldTest(NamedTuple):
+    """One field of a match: the packet's `field & mask` equals `value`. Value and mask are numbers, host order.
 
-    __test__ = False  # not a test case, whatever pytest thinks of the name
+    A tuple, because what flows there are is looked up by their matches, thousands at a time.
+    """
 
     field: Field
     value: int
@@ -28,25 +30,31 @@ class Test:
         return self.mask == self.field.full
 
 
-Match = tuple[Test, ...]
+Match = tuple[FieldTest, ...]
 """Tests of different fields, in the order of `Field.order`: equal matches are equal tuples."""
 
 
 def match_of(wanted: Iterable[tuple[Bits, int]]) -> Match:
     """A match from pairs of bits and value; bits of the same field are joined. Raises PipelineError on a contradiction."""
-    values: dict[Field, int] = {}
-    masks: dict[Field, int] = {}
+    tests: dict[Field, FieldTest] = {}
     for bits, value in wanted:
-        mask, shifted = bits.mask, bits.place(value)
-        overlap = masks.get(bits.field, 0) & mask
-        if values.get(bits.field, 0) & overlap != shifted & overlap:
-            raise PipelineError(
-                f"match tests {bits.field.name} for two values: {values[bits.field]:#x} and {shifted:#x}"
-            )
-        values[bits.field] = values.get(bits.field, 0) | shifted
-        masks[bits.field] = masks.get(bits.field, 0) | mask
-    tests = (Test(field, values[field], mask) for field, mask in masks.items())
-    return tuple(sorted(tests, key=lambda test: test.field.order))
+        test = FieldTest(bits.field, bits.place(value), bits.mask)
+        other = tests.get(test.field)
+        tests[test.field] = test if other is None else _joined(other, test)
+    return tuple(sorted(tests.values(), key=_position))
+
+
+def _joined(one: FieldTest, other: FieldTest) -> FieldTest:
+    """Both tests of a field in one."""
+    overlap = one.mask & other.mask
+    if one.value & overlap != other.value & overlap:
+        raise PipelineError(
+            f"match tests {one.field.name} for two values: {one.value:#x} and {other.value:#x}"
+        )
+    return FieldTest(one.field, one.value | other.value, one.mask | other.mask)
+
+
+_position = attrgetter("field.order")
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +266,7 @@ def _match_words(match: Match) -> list[str]:
     return words
 
 
-def _test_word(test: Test) -> str:
+def _test_word(test: FieldTest) -> str:
     field = test.field
     if field.show_flags is not None:
         return f"{field.name}={field.show_flags(test.value, test.mask)}"

@@ -6,6 +6,7 @@ for one commit. The flows themselves come from `flows.stages`. Nothing here talk
 
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
+from itertools import chain
 
 from k8s_ovs.flows.diff import Item, ItemIdentity, Mod, add, delete, in_order
 from k8s_ovs.flows.group import NO_GROUP, GroupId
@@ -71,23 +72,23 @@ def flows_of(
         return tuple(_node_flows(local))
     if local is None or record is None:
         return ()
-    return tuple(item for stage in STAGES for item in _stage_items(stage, record, local, group))
+    return tuple(chain.from_iterable(_by_stage(record, local, group)))
 
 
-def _stage_items(stage: Stage, record: ViewRecord, local: LocalHost, group: GroupId) -> Iterable[Item]:
+def _by_stage(record: ViewRecord, local: LocalHost, group: GroupId) -> Iterator[Iterable[Item]]:
     match record:
         case LocalHost():
-            return stage.node(record)
+            return (stage.node(record) for stage in STAGES)
         case LocalPod():
-            return stage.pod(local, record)
+            return (stage.pod(local, record) for stage in STAGES)
         case RemoteHost():
-            return stage.remote_host(local, record)
+            return (stage.remote_host(local, record) for stage in STAGES)
         case TenantPresent():
-            return stage.tenant(local, record)
+            return (stage.tenant(local, record) for stage in STAGES)
         case Frontend():
-            return stage.frontend(local, record, group)
+            return (stage.frontend(local, record, group) for stage in STAGES)
         case Backend():
-            return stage.backend(local, record)
+            return (stage.backend(local, record) for stage in STAGES)
 
 
 def _node_flows(local: LocalHost | None) -> Iterator[Item]:
@@ -171,13 +172,14 @@ class DesiredFlows:
         self, key: ViewKey, wanted: dict[ItemIdentity, Item], before: dict[ItemIdentity, Item | None]
     ) -> None:
         had = self._by_key.get(key, {})
-        if had == wanted:
-            return
-        for identity in dict.fromkeys((*had, *wanted)):
-            claims = self._claims.get(identity, {})
-            before.setdefault(identity, _winner(claims) if claims else None)
+        changed = [identity for identity, item in wanted.items() if had.get(identity) != item]
+        gone = [identity for identity in had if identity not in wanted]
+        for identity in (*gone, *changed):
+            claims = self._claims.setdefault(identity, {})
+            if identity not in before:
+                before[identity] = _winner(claims) if claims else None
             if identity in wanted:
-                self._claims.setdefault(identity, {})[key] = wanted[identity]
+                claims[key] = wanted[identity]
             else:
                 del claims[key]
                 if not claims:

@@ -5,8 +5,8 @@ declare: a match, a field written, a next table, an output. So this file can be 
 A new stage is a Table here and a module in `flows.stages`.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from k8s_ovs.errors import PipelineError
 from k8s_ovs.flows import fields as f
@@ -18,7 +18,6 @@ from k8s_ovs.flows.flow import (
     Goto,
     GroupAction,
     Learn,
-    Match,
     MeterAction,
     Move,
     Output,
@@ -60,6 +59,13 @@ class Table:
     learns: tuple[int, ...] = ()
     groups: bool = False
     meters: bool = False
+    _matchable: Mapping[Field, int] = field(init=False, repr=False, compare=False)
+    _settable: Mapping[Field, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """What may be matched and set, as one mask for each field: each flow is checked against that."""
+        object.__setattr__(self, "_matchable", _masks(self.matches))
+        object.__setattr__(self, "_settable", _masks(self.sets))
 
     def flow(self, priority: int, match: Wanted, actions: Sequence[Action], *, about: int = 0) -> Flow:
         """A flow that lets packets go on; `about` is the object's number for the cookie. Raises PipelineError."""
@@ -95,11 +101,11 @@ class Table:
         return flow
 
     def _check_match(self, flow: Flow) -> None:
-        for test in flow.match:
-            allowed = _mask_of(self.matches, test.field)
-            if test.mask & ~allowed:
-                raise self._error(flow, f"may not match {test.field.name} (bits {test.mask & ~allowed:#x})")
-            _check_protocol(self, flow, test.field)
+        for tested, _, mask in flow.match:
+            if undeclared := mask & ~self._matchable.get(tested, 0):
+                raise self._error(flow, f"may not match {tested.name} (bits {undeclared:#x})")
+            if tested.ethertype:
+                _check_protocol(self, flow, tested)
 
     def _check_action(self, flow: Flow, action: Action) -> None:
         match action:
@@ -143,32 +149,27 @@ class Table:
                     raise self._error(flow, f"may not learn into table {table}")
 
     def _check_set(self, flow: Flow, bits: Bits) -> None:
-        if bits.mask & ~_mask_of(self.sets, bits.field):
+        if bits.mask & ~self._settable.get(bits.field, 0):
             raise self._error(flow, f"may not set {bits.name} ({bits.field.name})")
-        _check_protocol(self, flow, bits.field)
+        if bits.field.ethertype:
+            _check_protocol(self, flow, bits.field)
 
     def _error(self, flow: Flow, what: str) -> PipelineError:
         return PipelineError(f"table {self.name}: flow {what}: {flow}")
 
 
-def _mask_of(declared: Iterable[Bits], field: Field) -> int:
-    mask = 0
+def _masks(declared: Iterable[Bits]) -> dict[Field, int]:
+    masks: dict[Field, int] = {}
     for bits in declared:
-        if bits.field == field:
-            mask |= bits.mask
-    return mask
+        masks[bits.field] = masks.get(bits.field, 0) | bits.mask
+    return masks
 
 
 def _check_protocol(table: Table, flow: Flow, field: Field) -> None:
     """Open vSwitch ignores or refuses a test of a field that the packet need not have; here it is always an error."""
-    if field.ethertype and _exactly(flow.match, f.ETH_TYPE) != field.ethertype:
+    needed = [(f.ETH_TYPE, field.ethertype), (f.IP_PROTO, field.protocol)]
+    if any(value and (kind, value, kind.full) not in flow.match for kind, value in needed):
         raise PipelineError(f"table {table.name}: flow uses {field.name} without its protocol: {flow}")
-    if field.protocol and _exactly(flow.match, f.IP_PROTO) != field.protocol:
-        raise PipelineError(f"table {table.name}: flow uses {field.name} without its protocol: {flow}")
-
-
-def _exactly(match: Match, field: Field) -> int | None:
-    return next((test.value for test in match if test.field == field and test.exact), None)
 
 
 _DELIVER = 100

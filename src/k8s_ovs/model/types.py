@@ -39,7 +39,7 @@ OPEN_TO_ALL = ("default", "kubernetes")
 
 def mac_of(address: IPv4Address) -> Mac:
     """The MAC of a pod or gateway: 0a:58 followed by its IPv4 address in hex."""
-    return Mac("0a:58:" + ":".join(f"{octet:02x}" for octet in address.packed))
+    return Mac("0a:58:" + address.packed.hex(":"))
 
 
 def gateway_of(subnet: IPv4Network) -> IPv4Address:

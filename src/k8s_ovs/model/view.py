@@ -278,6 +278,7 @@ class NodeView:
         return affected if self.local == before else affected | self.keys()
 
     def _tenant_changed(self, name: str, old: Tenant | None, new: Tenant | None) -> frozenset[ViewKey]:
+        """A step of a change makes only that dirty which it makes a difference to; the last one, nothing."""
         before = old.accepts if old is not None else ()
         after = new.accepts if new is not None else ()
         self._steps.pop(name, None)
@@ -289,9 +290,14 @@ class NodeView:
                 del self._namespaces_as[vni]
         for vni in after:
             self._namespaces_as.setdefault(vni, set()).add(name)
-        frontends, pods = self._frontends.in_namespace(name), self._pods.in_namespace(name)
-        tenants = {TenantKey(vni) for vni in {*before, *after} if vni} if pods else set()
-        return frozenset((*map(LocalPodKey, pods), *tenants, *frontends))
+        pods = self._pods.in_namespace(name)
+        dirty: set[ViewKey] = set()
+        if before != after:
+            dirty.update(self._frontends.in_namespace(name))
+            dirty.update(TenantKey(vni) for vni in {*before, *after} if vni and pods)
+        if before != after or _sends(old) != _sends(new):
+            dirty.update(map(LocalPodKey, pods))
+        return frozenset(dirty)
 
     def _pod_changed(self, key: AttachmentKey, attachment: Attachment | None) -> frozenset[ViewKey]:
         before = self._pods.get(key)
@@ -300,3 +306,7 @@ class NodeView:
         if before is not None:
             namespaces.add(before.namespace)
         return frozenset((*map(LocalPodKey, affected), *self._tenant_keys(namespaces)))
+
+
+def _sends(tenant: Tenant | None) -> Vni | None:
+    return tenant.sends if tenant is not None else None
