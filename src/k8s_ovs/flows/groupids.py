@@ -1,7 +1,8 @@
 """Which group of the bridge is whose: every frontend of a Service has one, and keeps it also across a restart.
 
 Used by `flows.pipeline`. The cookie of the flow that begins a frontend's connections holds the id, so that a restarted
-agent finds on the switch what it had given out, and to whom its predecessor translated. An id is never made from a hash: two Services could share it.
+agent finds on the switch what it had given out, and to whom its predecessor translated. An id is never made from a
+hash: two Services could share it.
 """
 
 import re
