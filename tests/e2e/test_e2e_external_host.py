@@ -1,7 +1,7 @@
 """A load balancer outside Kubernetes: it reaches every pod of every tenant, and nobody does who is not registered.
 
 The lab's external host is registered with `k8s-ovs subnet assign`, as an administrator does it; its agent has etcd and nothing
-else. What balances there is Debian's nginx.
+else. What balances there is Debian's nginx. A second one has Kubernetes credentials too, and so reaches ClusterIPs.
 """
 
 import json
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from fakes.lab_services import ServiceLab, ask, call, end, line, outcome, reached, running
 from fakes.labs import CLI, PYTHON, Lab, eventually, running_lab
 from fakes.nginx import write_conf
 
@@ -128,6 +129,73 @@ def test_nginx_balances_over_pods_of_two_tenants(town: Town, tmp_path: Path) -> 
             peer = json.loads(town.fetch("outside", url + "peer")[0])
             assert peer["pod"].startswith(f"{tenant}/")
             assert peer["peer"] == town.gateway("lb")
+
+
+@pytest.fixture(scope="module")
+def services(town: Town) -> dict[str, ServiceLab]:
+    """Each tenant has a Service "web" over both nodes, TCP and UDP; beside "lb" there is "lbk", which knows Kubernetes."""
+    ports = [{"name": "t", "port": 80}, {"name": "u", "port": 80, "protocol": "UDP"}]
+    made = {tenant: ServiceLab(town.lab, tenant) for tenant in ("red", "blue")}
+    for tenant, place in made.items():
+        town.lab.kubectl("label", "pod", "-n", tenant, "one", "two", "app=web")
+        place.apply(place.service("web", *ports, selector="web"))
+    town.lab.lab("add-host", "lbk", "--with-kubernetes")
+    return made
+
+
+@pytest.mark.parametrize("tenant", ["red", "blue"])
+def test_with_kubernetes_it_reaches_cluster_addresses(
+    town: Town, services: dict[str, ServiceLab], tenant: str
+) -> None:
+    address = services[tenant].address("web")
+    outcome(town.lab, "lbk", address, 80, "open")
+    heard = reached(town.lab, "lbk", address, 80, f"{tenant}/one", f"{tenant}/two", count=40)
+    assert {each.pod for each in heard} == {f"{tenant}/one", f"{tenant}/two"}, "on either node"
+    assert {each.peer for each in heard} == {town.gateway("lbk")}
+    for _ in range(6):
+        assert call(town.lab, "lbk", address, 80, verb="udp").pod == "open"
+    assert call(town.lab, "lbk", address, 81).pod == "silent", "no Service has that port"
+
+
+@pytest.mark.parametrize("tenant", ["red", "blue"])
+def test_without_kubernetes_it_reaches_pods_and_no_cluster_addresses(
+    town: Town, services: dict[str, ServiceLab], tenant: str
+) -> None:
+    address = services[tenant].address("web")
+    outcome(town.lab, "lbk", address, 80, "open")
+    for verb in ("tcp", "udp"):
+        assert call(town.lab, "lb", address, 80, verb=verb).pod == "silent"
+        for place in ("lb", "lbk"):
+            for pod, pod_ip in town.pods.items():
+                assert call(town.lab, place, pod_ip, 80, verb=verb).pod == "open", (place, pod)
+
+
+def test_with_kubernetes_it_follows_the_endpoints(town: Town, services: dict[str, ServiceLab]) -> None:
+    red = services["red"]
+    address = red.address("web")
+    red.pods("web", "node2", prefix="more")
+    try:
+        eventually(
+            lambda: "red/more-1" in {each.pod for each in ask(town.lab, "lbk", address, 80, 20)},
+            "the new endpoint has connections",
+        )
+    finally:
+        town.lab.delete_pods("red", "more-1")
+    reached(town.lab, "lbk", address, 80, "red/one", "red/two")
+
+
+def test_with_kubernetes_its_agent_may_be_killed_while_it_uses_a_service(
+    town: Town, services: dict[str, ServiceLab]
+) -> None:
+    before, address = town.host("lbk")["agent"], services["blue"].address("web")
+    with running(town.lab, "lbk", "hold", address, 80) as client:
+        pod = line(client)[0]
+        town.lab.exec("lbk", "kill", "-9", str(before["pid"]))
+        assert {each.pod for each in ask(town.lab, "lbk", address, 80, 20)} <= {"blue/one", "blue/two"}
+        eventually(lambda: town.host("lbk")["agent"]["restarts"] == before["restarts"] + 1, "it runs again")
+        eventually(lambda: bool(town.host("lbk")["ready"]), "it is ready again")
+        assert end(client).keys() == {pod}, "the connection has not moved"
+    reached(town.lab, "lbk", address, 80, "blue/one", "blue/two")
 
 
 def test_its_agent_may_be_killed_and_the_balancer_goes_on(town: Town) -> None:

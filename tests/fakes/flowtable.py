@@ -174,6 +174,10 @@ class FakeFlowTable(Faulty):
         await self._enter("dump")
         return [flow for flow in self._held.flows.values() if flow.cookie & mask == cookie & mask]
 
+    async def dump_groups(self) -> dict[int, str]:
+        await self._enter("dump_groups")
+        return dict(self._held.groups)
+
     def content(self) -> dict[tuple[int, str], tuple[int, str]]:
         """What the tables hold, without the counters: (table, priority and match) to (cookie, actions)."""
         return {key: _meaning(flow) for key, flow in self._held.flows.items()}

@@ -1,6 +1,7 @@
 """The reconciler and Services: groups keep their numbers across a restart, and conntrack forgets who has gone."""
 
 import asyncio
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -8,11 +9,12 @@ import pytest
 from fakes.node import FakeNode, running
 from fakes.virtual_time import virtual_time
 from k8s_ovs.errors import OpenFlowError
+from k8s_ovs.flows.group import MAX_BUCKETS
 from k8s_ovs.model.events import EndpointSliceSet, Event, ServiceGone, ServiceSet
 from k8s_ovs.model.services import Endpoint, EndpointPort, EndpointSlice, Protocol, Service, ServicePort
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
-FIRST, SECOND = IPv4Address("172.11.8.2"), IPv4Address("172.11.8.3")
+FIRST, SECOND, THIRD = (IPv4Address(f"172.11.8.{number}") for number in (2, 3, 4))
 
 
 def service(number: int, protocol: Protocol = TCP) -> ServiceSet:
@@ -104,3 +106,28 @@ async def test_what_could_not_be_forgotten_is_forgotten_later() -> None:
         assert node.flows.forgotten == []
         await node.reconciler.submit(*of(2))
         assert node.flows.forgotten == [(FIRST, 17, 8080)]
+
+
+@pytest.mark.parametrize("affinity", [None, 60])
+@virtual_time
+async def test_who_has_gone_while_no_agent_was_there_is_forgotten_too(affinity: int | None) -> None:
+    """By its slice, with its Service, as one of more than a group holds; whoever stays is not touched."""
+    many = [IPv4Address("172.11.16.0") + number for number in range(1, MAX_BUCKETS + 3)]
+    node = FakeNode()
+
+    def of_udp(number: int, *addresses: IPv4Address) -> list[Event]:
+        made = service(number, UDP)
+        sticky = replace(made.service, affinity=affinity)
+        return [ServiceSet(sticky), endpoints(number, *addresses, protocol=UDP)]
+
+    async with running(node):
+        await node.know(*of_udp(1, FIRST, SECOND), *of_udp(2, THIRD), *of_udp(3, *many), *of(4))
+    node.agent()
+    async with running(node):
+        await node.know(*of_udp(1, SECOND), *of_udp(3, *many[1:]))
+        assert node.flows.forgotten == [(FIRST, 17, 8080), (THIRD, 17, 8080), (many[0], 17, 8080)]
+    node.agent()
+    node.flows.forgotten.clear()
+    async with running(node):
+        await node.know(*of_udp(1, SECOND), *of_udp(3, *many[1:]))
+        assert node.flows.forgotten == []

@@ -1,6 +1,7 @@
 """`k8s-ovs tenant …` on a store in memory: what is written, what is refused, what is waited for, what is printed."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ import yaml
 
 from fakes.cli import CommandLine, Ended
 from fakes.tenants import TenantStore, record, tenant
-from k8s_ovs.cli import session
+from k8s_ovs.cli import session, tenant_change
+from k8s_ovs.cli.tenant_change import Outcome, Request
 from k8s_ovs.config import EXAMPLE
 from k8s_ovs.errors import EtcdUnavailable
 
@@ -207,6 +209,25 @@ def test_wait_names_the_nodes_that_nobody_waited_for(k8s_ovs: CommandLine, store
     said = k8s_ovs("tenant", "join", "red", "blue", "--wait").out
     assert said.startswith("red: join blue: complete after ")
     assert said.endswith("NetID is 11; not waited for, because no agent lives there: node3\n")
+
+
+def test_wait_names_the_nodes_whose_agent_lives_and_has_not_applied_it(
+    k8s_ovs: CommandLine, monkeypatch: pytest.MonkeyPatch, store: TenantStore
+) -> None:
+    """The controller has lost patience with node2 at the first step; node1 was only slower than our look at the second."""
+    store.report("node1", {"red": "1a2b3c4d/accept"})
+    store.script = [
+        tenant("red", 10, Step="accept", **STEP),
+        tenant("red", 10, Step="send", **STEP),
+        {**tenant("red", 11), **record("red", 11)},
+    ]
+    late = 30.0  # seconds from the second step on
+    clock = SimpleNamespace(monotonic=lambda: 0.0 if store.script else late)
+    monkeypatch.setattr(tenant_change, "time", clock)
+    result = answer(k8s_ovs("tenant", "join", "red", "blue", "--wait", "-o", "json"))
+    assert (result["notApplied"], result["notWaitedFor"]) == (["node2"], ["node3"])
+    said = str(Outcome(Request("red", "join", "blue"), "complete", 11, "", ("node3",), ("node2",), 31.0))
+    assert said.endswith(": node3; not applied by node2, whose agent lives: see its log")
 
 
 def test_wait_tells_the_controllers_refusal(k8s_ovs: CommandLine, store: TenantStore) -> None:

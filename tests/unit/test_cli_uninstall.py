@@ -59,6 +59,7 @@ def test_everything_goes_and_is_named(host: Host) -> None:
         f"removed {host.folder}/80-k8s-ovs.conflist",
         "removed the NAT and filter rules",
         "removed the bridge br0",
+        uninstall.KEPT_SETTINGS,
     ]
     assert host.left == []
 

@@ -14,7 +14,7 @@ from k8s_ovs.config import VXLAN_OVERHEAD
 from k8s_ovs.dataplane.bridge import BridgeSpec, FlowTable, GatewaySpec, HostNetwork, Switch
 from k8s_ovs.errors import OpenFlowError
 from k8s_ovs.flows.diff import Mod
-from k8s_ovs.flows.groupids import groups_in_use
+from k8s_ovs.flows.groupids import endpoints_in_use, groups_in_use
 from k8s_ovs.flows.names import DROP_BIT, MAGIC_SHIFT, STAGE_MASK, STAGE_SHIFT, StageId, cookie_of
 from k8s_ovs.flows.pipeline import DesiredFlows
 from k8s_ovs.model.types import mac_of
@@ -149,9 +149,18 @@ class BridgeWriter:
                 self.stats.repaired_flows += result.added + result.deleted
 
     async def _adopt(self) -> None:
-        """Let the Services keep the groups that the switch has for them, so that a restart moves no connection."""
-        held = await self._plant.flows.dump(cookie_of(StageId.SERVICE_NEW), _STAGE)
-        self._desired.adopt(groups_in_use((flow.cookie, flow.match) for flow in held))
+        """Let the Services keep the groups that the switch has for them, so that a restart moves no connection.
+
+        And see to whom they lead: some may have gone while no agent was here.
+        """
+        flows = self._plant.flows
+        groups = groups_in_use(
+            (flow.cookie, flow.match) for flow in await flows.dump(cookie_of(StageId.SERVICE_NEW), _STAGE)
+        )
+        chosen = [
+            (flow.match, flow.actions) for flow in await flows.dump(cookie_of(StageId.ENDPOINT), _STAGE)
+        ]
+        self._desired.adopt(groups, endpoints_in_use(groups, await flows.dump_groups(), chosen))
         self._adopted = True
         if self._view is not None:
             self._desired.update(self._view)

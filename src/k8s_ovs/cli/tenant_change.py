@@ -13,6 +13,7 @@ from k8s_ovs.cli.output import say
 from k8s_ovs.cli.session import Session, commit, following, without_agent
 from k8s_ovs.cli.tenant_report import ERROR_KEY, change_row, describe, error_of, malformed, net_ids, progress
 from k8s_ovs.config import Mode
+from k8s_ovs.controller.changes import STUCK_SECONDS
 from k8s_ovs.errors import ConfigError
 from k8s_ovs.model.preview import (
     Preview,
@@ -26,6 +27,9 @@ from k8s_ovs.model.preview import (
 )
 from k8s_ovs.model.types import NetNamespace, Vni
 from k8s_ovs.sources.store import Change, Snapshot
+
+_EARLIER = 2.0
+"""Seconds by which the controller may have seen a step before this command did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,8 @@ class Outcome:
 
     `result` is "unchanged" (there was nothing to do), "asked", "complete", "refused" (by the controller; `error` says
     why), "replaced" (somebody else asked for something else meanwhile) or "timed out". `not_waited_for` are nodes whose
-    agent does not live; `seconds` is how long it took.
+    agent does not live, `not_applied` those whose agent lives and has not applied it, as far as that was seen; `seconds`
+    is how long it took.
     """
 
     request: Request
@@ -64,6 +69,7 @@ class Outcome:
     net_id: int | None = None
     error: str = ""
     not_waited_for: tuple[str, ...] = ()
+    not_applied: tuple[str, ...] = ()
     seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -76,6 +82,7 @@ class Outcome:
             "netID": self.net_id,
             "error": self.error or None,
             "notWaitedFor": list(self.not_waited_for),
+            "notApplied": list(self.not_applied),
             "seconds": None if self.seconds is None else round(self.seconds, 3),
         }
 
@@ -89,6 +96,8 @@ class Outcome:
             case "complete":
                 absent = ", ".join(self.not_waited_for)
                 left = f"; not waited for, because no agent lives there: {absent}" if absent else ""
+                stuck = ", ".join(self.not_applied)
+                left += f"; not applied by {stuck}, whose agent lives: see its log" if stuck else ""
                 return f"{self.request}: complete after {self.seconds:.1f} s, NetID is {self.net_id}{left}"
             case "timed out":
                 return f"{self.request}: not complete after {self.seconds:.0f} s; the request stays"
@@ -204,6 +213,10 @@ class _Follower:
         self._request = request
         self._begun = begun
         self._told = ""
+        self._step = ""
+        self._step_seen = begun
+        self._waiting: tuple[str, ...] = ()
+        self._stuck: set[str] = set()
 
     def look(self, snapshot: Snapshot) -> Outcome | None:
         """The outcome, if there is one by now."""
@@ -216,6 +229,7 @@ class _Follower:
             return self._ended("refused", error="the Namespace is gone")
         if record is None or request.is_in(record):
             row = change_row(snapshot, tenant)
+            self._watch_nodes(row)
             if row is not None and tenant is not None and tenant.change is not None:
                 self._tell(progress(tenant, tenant.change, row))
             return None
@@ -225,7 +239,24 @@ class _Follower:
         if error := error_of(record):
             return self._ended("refused", error=error)
         net_id = record.net_id if tenant is None else tenant.vni
-        return replace(self._ended("complete"), net_id=net_id, not_waited_for=tuple(without_agent(snapshot)))
+        self._watch_nodes(None)
+        absent = without_agent(snapshot)
+        stuck = tuple(sorted(self._stuck.difference(absent)))
+        return replace(
+            self._ended("complete"), net_id=net_id, not_waited_for=tuple(absent), not_applied=stuck
+        )
+
+    def _watch_nodes(self, row: dict[str, Any] | None) -> None:
+        """A step that ends after so long a time ends without those that it waited for: the controller has lost patience.
+
+        One that ends sooner was applied by all who live, though this look may have missed the last of them.
+        """
+        now, step = time.monotonic(), "" if row is None else f"{row['id']}/{row['step']}"
+        if step != self._step:
+            if self._step and now - self._step_seen >= STUCK_SECONDS - _EARLIER:
+                self._stuck.update(self._waiting)
+            self._step, self._step_seen = step, now
+        self._waiting = () if row is None else tuple(row["waitingFor"])
 
     def _tell(self, line: str) -> None:
         if line != self._told:

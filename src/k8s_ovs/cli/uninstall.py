@@ -19,6 +19,10 @@ from k8s_ovs.runtime.logs import LogSettings, setup_logging
 
 DEADLINE = 5.0
 """Seconds that ovsdb-server has for an answer: whoever types this command waits for it."""
+KEPT_SETTINGS = (
+    "kept: net.ipv4.ip_forward=1 and net.ipv4.conf.all.send_redirects=0, as the agent had set them; "
+    "if nothing else needs them, set them as they were"
+)
 
 
 @click.command(context_settings=options.CONTEXT)
@@ -28,6 +32,7 @@ def uninstall(**flags: object) -> None:
     """Remove conflist, NAT rules and bridge from this host. Stop the agent first.
 
     Pods that still run lose their network. etcd's records stay: the controller removes a host's subnet with its Node.
+    The kernel's settings stay, since nobody knows who else counts on them by now; they are named.
     What cannot be removed is named, the rest is removed all the same, and the exit code is 1.
     """
     setup_logging(LogSettings())
@@ -76,6 +81,7 @@ async def remove_all(cni: CniSettings, bridge_name: str, firewall: Firewall, swi
             f"{left} of {len(steps)} parts are still there",
             remedy="mend what is said above, and uninstall again",
         )
+    click.echo(KEPT_SETTINGS)
 
 
 async def _need_no_agent(socket: Path) -> None:

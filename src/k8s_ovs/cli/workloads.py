@@ -7,26 +7,11 @@ user is told so.
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from k8s_ovs.errors import KubeError
 from k8s_ovs.model.preview import Workloads
 from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.credentials import KubeSettings, credentials_given, load_credentials
-from k8s_ovs.sources.kube.objects import PODS, KubeObject, KubeStruct, Pod, Resource
-
-
-class _Spec(KubeStruct, frozen=True, kw_only=True):
-    cluster_ip: str = msgspec.field(name="clusterIP", default="")
-
-
-class _Service(KubeObject, frozen=True, kw_only=True):
-    """A Service, as far as the preview cares."""
-
-    spec: _Spec = _Spec()
-
-
-_SERVICES = Resource("api/v1", "services", "Service", namespaced=True, type=_Service)
+from k8s_ovs.sources.kube.objects import PODS, SERVICES, KubeObject, Pod, Service
 
 SECONDS = 10.0
 """What the API server has for one answer: somebody waits at a terminal."""
@@ -40,7 +25,7 @@ async def read_workloads(settings: KubeSettings, say: Callable[[str], None]) -> 
     try:
         async with KubeClient(load_credentials(settings), timeout=SECONDS) as client:
             pods = [pod for pod in await client.list(PODS) if _has_tenant(pod)]
-            services = [service for service in await client.list(_SERVICES) if _has_address(service)]
+            services = [service for service in await client.list(SERVICES) if _has_address(service)]
     except KubeError as err:
         say(f"pods and Services are not listed: {err}")
         return Workloads()
@@ -52,8 +37,8 @@ def _has_tenant(pod: Pod) -> bool:
     return not pod.spec.host_network and not pod.finished
 
 
-def _has_address(service: _Service) -> bool:
-    return service.spec.cluster_ip not in ("", "None")
+def _has_address(service: Service) -> bool:
+    return service.spec.cluster_ip not in (None, "", "None")
 
 
 def _by_namespace(objects: Iterable[KubeObject]) -> dict[str, tuple[str, ...]]:

@@ -179,6 +179,9 @@ class FlowTable(Protocol):
     async def dump(self, cookie: int = 0, mask: int = 0) -> list[FlowStats]:
         """The flows that the switch holds whose cookie is `cookie` where `mask` has ones. Raises OpenFlowError."""
 
+    async def dump_groups(self) -> dict[int, str]:
+        """The groups that the switch holds, by id, in ovs-ofctl's own spelling. Raises OpenFlowError."""
+
 
 class PodLinks(Protocol):
     """veth pairs of pods."""

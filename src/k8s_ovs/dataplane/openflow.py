@@ -15,7 +15,7 @@ from k8s_ovs.dataplane.bridge import FlowStats, SyncResult
 from k8s_ovs.dataplane.openflow_compare import LEARNED, CookieMask, Repair, Wanted
 from k8s_ovs.dataplane.openflow_conntrack import flush, flushes
 from k8s_ovs.dataplane.openflow_settle import settle
-from k8s_ovs.dataplane.openflow_text import bundle_lines, explain, parse_flow
+from k8s_ovs.dataplane.openflow_text import bundle_lines, explain, parse_flow, parse_groups
 from k8s_ovs.dataplane.openflow_wire import REMEDY
 from k8s_ovs.errors import OpenFlowError
 from k8s_ovs.flows.diff import Item, Mod, Op
@@ -88,6 +88,10 @@ class OfctlFlowTable:
         selected = [f"cookie={cookie:#x}/{mask:#x}"]
         printed = await self._run("dump-flows", selected, what="dump of the flows")
         return [parse_flow(line) for line in printed.splitlines() if " actions=" in line]
+
+    async def dump_groups(self) -> dict[int, str]:
+        """See `bridge.FlowTable`."""
+        return parse_groups(await self._run("dump-groups", what="dump of the groups"))
 
     async def _send(self, meters: list[Meter], lines: list[str], stale: list[MeterId]) -> None:
         """Make or change `meters`, send `lines` as one bundle, then delete the `stale` meters."""

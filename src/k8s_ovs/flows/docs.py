@@ -93,8 +93,9 @@ the tunnel if it is another, with the pod's own address. So a pod reaches no nod
 **An endpoint that leaves.** From the commit on it is in no group. Its TCP connections may go on: the flow that has its answers
 translated back stays, until there was no answer for 600 s. Its UDP connections are forgotten.
 
-**External addresses.** As the Service's own, but only for those who may reach the Service: for all others the address stays
-what it is. One inside the cluster network is refused: no Service can take over a pod's address.
+**External addresses.** As the Service's own, but only for pods of the Service's tenant (for all, if that is global): for all
+others, the global ones too, the address stays what it is. Who may make a Service must not be able to take over what the
+rest of the cluster finds outside of it. One inside the cluster network is refused: no Service can take over a pod's address.
 
 **Fragments to and from Services.** Conntrack puts a datagram together, so all its fragments have to pass there: those to the
 Service network, and those from the address of a UDP endpoint. On the userspace datapath the first datagram of a connection

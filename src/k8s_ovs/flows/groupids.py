@@ -1,17 +1,19 @@
 """Which group of the bridge is whose: every frontend of a Service has one, and keeps it also across a restart.
 
 Used by `flows.pipeline`. The cookie of the flow that begins a frontend's connections holds the id, so that a restarted
-agent finds on the switch what it had given out. An id is never made from a hash: two Services could share it.
+agent finds on the switch what it had given out, and to whom its predecessor translated. An id is never made from a
+hash: two Services could share it.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 from ipaddress import IPv4Address
 
 from k8s_ovs.flows.group import NO_GROUP, GroupId
 from k8s_ovs.flows.names import StageId, describe
-from k8s_ovs.model.records import FrontendKey
+from k8s_ovs.model.records import BackendKey, FrontendKey
 from k8s_ovs.model.services import Protocol
 
 LAST_TOP = (1 << 24) - 1
@@ -23,6 +25,8 @@ _CHILD_BASE = 1 << 30
 _PROTOCOL = re.compile(r"\b(tcp|udp|sctp)\b")
 _ADDRESS = re.compile(r"\bnw_dst=([0-9.]+)")
 _PORT = re.compile(r"\btp_dst=(\d+)")
+_CHILD = re.compile(r"\bgroup:(\d+)")
+_TRANSLATION = re.compile(r"\bnat\(dst=([0-9.]+):(\d+)\)")
 
 
 def child_of(top: GroupId, number: int) -> GroupId:
@@ -49,6 +53,33 @@ def _frontend(match: str) -> FrontendKey | None:
         return None
     where = IPv4Address(address[1]) if address is not None else None
     return FrontendKey(where, Protocol[protocol[1].upper()], int(port[1]))
+
+
+def endpoints_in_use(
+    in_use: Mapping[FrontendKey, GroupId], groups: Mapping[int, str], chosen: Iterable[tuple[str, str]]
+) -> dict[FrontendKey, frozenset[BackendKey]]:
+    """To which endpoints a switch translates for each frontend.
+
+    `in_use` is the answer of `groups_in_use`; `groups` are the switch's, by id, and `chosen` the flows of its table endpoint
+    (match and actions), all as ovs-ofctl prints them.
+    """
+    found: defaultdict[FrontendKey, set[BackendKey]] = defaultdict(set)
+    for frontend, top in in_use.items():
+        above = groups.get(top, "")
+        for text in (above, *(groups.get(int(child), "") for child in _CHILD.findall(above))):
+            found[frontend] |= _translations(frontend, text)
+    for match, actions in chosen:
+        frontend_of = _frontend(match)
+        if frontend_of is not None:
+            found[frontend_of] |= _translations(frontend_of, actions)
+    return {frontend: frozenset(backends) for frontend, backends in found.items()}
+
+
+def _translations(frontend: FrontendKey, actions: str) -> set[BackendKey]:
+    return {
+        BackendKey(IPv4Address(address), frontend.protocol, int(port))
+        for address, port in _TRANSLATION.findall(actions)
+    }
 
 
 class GroupIds:

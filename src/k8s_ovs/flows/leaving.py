@@ -5,6 +5,7 @@ answers translated back stays until the answers end. UDP: a connection has no en
 to forget it (as kube-proxy has it), and the client gets another endpoint.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -42,6 +43,15 @@ class Forgotten:
     def __init__(self) -> None:
         self._had: dict[FrontendKey, frozenset[BackendKey]] = {}
         self._gone: set[BackendKey] = set()
+
+    @property
+    def frontends(self) -> frozenset[FrontendKey]:
+        """Those that had UDP endpoints when they were last heard of."""
+        return frozenset(self._had)
+
+    def adopt(self, held: Mapping[FrontendKey, frozenset[BackendKey]]) -> None:
+        """What the switch holds: who has left since the agent before this one wrote it, is forgotten too."""
+        self._had = {key: backends for key, backends in held.items() if key.protocol is Protocol.UDP}
 
     def note(self, key: FrontendKey, frontend: Frontend | None) -> None:
         """The frontend is now this; None: it has gone."""

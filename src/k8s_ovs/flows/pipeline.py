@@ -7,6 +7,7 @@ for one commit. The flows themselves come from `flows.stages`. Nothing here talk
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
 from itertools import chain
+from types import MappingProxyType
 
 from k8s_ovs.flows.diff import Item, ItemIdentity, Mod, add, delete, in_order
 from k8s_ovs.flows.group import NO_GROUP, GroupId
@@ -31,6 +32,7 @@ from k8s_ovs.flows.tables import CLASSIFY, TABLES
 from k8s_ovs.model.records import (
     LOCAL_HOST,
     Backend,
+    BackendKey,
     Frontend,
     FrontendKey,
     LocalHost,
@@ -125,7 +127,7 @@ class DesiredFlows:
         """
         keys = set(dirty) if dirty is not None else set(view.keys())
         if dirty is None or view.local != self._local or not self._by_key:
-            keys |= view.keys() | set(self._by_key)
+            keys |= view.keys() | set(self._by_key) | self._forgotten.frontends
             self._local = view.local
         before: dict[ItemIdentity, Item | None] = {}
         for key in sorted(keys, key=key_order):
@@ -133,9 +135,17 @@ class DesiredFlows:
             self._replace(key, wanted, before)
         return self._mods(before)
 
-    def adopt(self, groups: Mapping[FrontendKey, GroupId]) -> None:
-        """Frontends keep these groups of the switch (see `flows.groupids.groups_in_use`). Before the first update."""
+    def adopt(
+        self,
+        groups: Mapping[FrontendKey, GroupId],
+        endpoints: Mapping[FrontendKey, frozenset[BackendKey]] = MappingProxyType({}),
+    ) -> None:
+        """What the switch holds (see `flows.groupids`): frontends keep their groups. Before the first update.
+
+        Of their `endpoints`, those that are none any more are forgotten.
+        """
         self._groups.adopt(groups)
+        self._forgotten.adopt(endpoints)
 
     def groups(self) -> dict[FrontendKey, GroupId]:
         """The group of every frontend."""

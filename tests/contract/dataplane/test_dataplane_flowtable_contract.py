@@ -128,6 +128,16 @@ async def test_groups_and_meters_are_committed_with_the_flows_that_use_them(tabl
     assert await unchanged(table, [])
 
 
+async def test_a_dump_tells_what_a_group_does(table: FlowTable) -> None:
+    assert await table.dump_groups() == {}
+    await table.commit(in_order(map(add, SERVICE)))
+    groups = await table.dump_groups()
+    assert groups.keys() == {1, 2, 3, 4, 5}
+    assert "group:2" in groups[1]
+    assert NAT.format(5) in groups[2]
+    assert NAT.format(6) in groups[2]
+
+
 async def test_repeating_a_commit_is_harmless(table: FlowTable) -> None:
     for _ in range(2):
         await table.commit(in_order(map(add, SERVICE)))

@@ -12,10 +12,11 @@ from fakes.podnode import MANY, PodNode, pod_node
 from fakes.private_ovs import run
 from fakes.services import endpoint_slice, service
 from k8s_ovs.dataplane.bridge import SyncResult
-from k8s_ovs.flows.groupids import groups_in_use
+from k8s_ovs.flows.groupids import endpoints_in_use, groups_in_use
 from k8s_ovs.flows.names import Drop, StageId, cookie_of, drop_cookie
 from k8s_ovs.flows.tables import AFFINITY
 from k8s_ovs.model.events import EndpointSliceGone, EndpointSliceSet, ServiceSet
+from k8s_ovs.model.records import Frontend
 from k8s_ovs.model.services import EndpointPort, Protocol
 from k8s_ovs.model.types import HAIRPIN_IP, Vni
 
@@ -221,6 +222,20 @@ def test_what_the_switch_holds_tells_a_new_agent_its_groups(node: PodNode) -> No
     given = node.desired.groups()
     assert found
     assert found.items() <= given.items()
+    serve(node, "big", *(MANY.network_address + number for number in range(1, 1201)))
+    serve(node, "sticky", FIRST.ip, SECOND.ip)
+    flows = asyncio.run(node.table.dump(cookie, 0xFFFFFFFF << 32))
+    chosen = asyncio.run(node.table.dump(cookie_of(StageId.ENDPOINT), 0xFFFFFFFF << 32))
+    in_use = endpoints_in_use(
+        groups_in_use((flow.cookie, flow.match) for flow in flows),
+        asyncio.run(node.table.dump_groups()),
+        [(flow.match, flow.actions) for flow in chosen],
+    )
+    wanted = {
+        key: frontend.backends for key in in_use if isinstance(frontend := node.view.record(key), Frontend)
+    }
+    assert {len(backends) for backends in in_use.values()} >= {2, 1200}
+    assert in_use == {key: frozenset(backends) for key, backends in wanted.items()}
 
 
 def test_a_second_synchronisation_finds_nothing_to_do(node: PodNode) -> None:

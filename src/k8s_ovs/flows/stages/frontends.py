@@ -55,12 +55,12 @@ def to_frontend(frontend: Frontend) -> list[tuple[Bits, int]]:
     return match if key.address is None else [*match, address(IP_DST, key.address)]
 
 
-def clients(frontend: Frontend) -> Iterator[list[tuple[Bits, int]]]:
-    """Who may reach it, as matches of which one has to hold: everybody, or who is of its tenant or global."""
+def clients(frontend: Frontend, *, own: bool = False) -> Iterator[list[tuple[Bits, int]]]:
+    """Who may reach it, as matches of which one has to hold: everybody, or who is of its tenant or, unless `own`, global."""
     if frontend.everybody:
         yield []
         return
-    for vni in (GLOBAL_VNI, *frontend.accepts):
+    for vni in frontend.accepts if own else (GLOBAL_VNI, *frontend.accepts):
         yield [(SOURCE_VNI, vni)]
 
 

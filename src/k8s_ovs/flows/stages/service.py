@@ -4,8 +4,9 @@ Translation happens once, at the client's own node; so what comes by a tunnel is
 a packet is decided before this stage and compared after it, at the endpoint's host: translation changes addresses,
 never identity. The Service's own tenant is compared here, for each packet, also of connections that exist.
 
-An address outside the Service network (an external one) is a Service's only for those who may reach it. For all others
-it stays what it is: no tenant can take a part of the world from another (CVE-2020-8554).
+An address outside the Service network (an external one) is whatever a Service's owner writes. So it is the Service's only
+for its own tenant, and for all others it stays what it is, for the global ones too: else any tenant could take a part of
+the world from another, or from whom all trust, the resolver that the cluster's DNS asks, say (CVE-2020-8554).
 """
 
 from collections.abc import Iterator
@@ -55,7 +56,8 @@ class Service(Stage):
         where, match = frontend.key.address, to_frontend(frontend)
         if where is None:
             return
-        for client in clients(frontend):
+        external = where not in local.config.service_network
+        for client in clients(frontend, own=external):
             yield SERVICE.flow(300, [*match, *client], [_TRACK], about=int(where))
-        if where in local.config.service_network and not frontend.everybody:
+        if not external and not frontend.everybody:
             yield SERVICE.drop(250, match, Drop.SERVICE_TENANT_MISMATCH)
