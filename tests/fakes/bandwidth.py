@@ -10,6 +10,7 @@ the lab. The time begins with the first octet, so that what a burst lets through
 
 import itertools
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,7 +79,9 @@ class Rates:
         return float("inf")
 
     def _rate(self, first: Sample, last: Sample, *, payload: bool) -> float:
-        nanoseconds, octets, frames, read = (after - before for before, after in zip(first, last, strict=True))
+        nanoseconds, octets, frames, read = (
+            after - before for before, after in zip(first, last, strict=True)
+        )
         if payload:
             octets = read if self.protocol == "tcp" else octets - frames * UDP_HEADERS
         return octets * 8e3 / nanoseconds
@@ -177,3 +180,33 @@ def _worker(place: Mapping[str, Any], *arguments: str) -> Iterator["subprocess.P
             yield process
         finally:
             process.kill()
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a node's switch holds of limits: the rows of QoS, and of Queue with their rate; meters with theirs (kbit/s)."""
+
+    qos: frozenset[str]
+    queues: Mapping[str, int]
+    meters: Mapping[int, int]
+
+    def rates(self) -> tuple[list[int], list[int]]:
+        """Bits per second of the queues, kilobits per second of the meters."""
+        return sorted(self.queues.values()), sorted(self.meters.values())
+
+
+def held(lab: Lab, node: str) -> Held:
+    """Look at a node's switch."""
+    rundir = lab.directory(node) / "ovs"
+    database = ("ovs-vsctl", f"--db=unix:{rundir}/db.sock", "-f", "json")
+    listed = _output(*database, "--columns=_uuid", "list", "QoS")
+    qos = frozenset(row[0][1] for row in json.loads(listed)["data"])
+    listed = _output(*database, "--columns=_uuid,other_config", "list", "Queue")
+    queues = {row[0][1]: int(dict(row[1][1])["max-rate"]) for row in json.loads(listed)["data"]}
+    dumped = _output("ovs-ofctl", "-O", "OpenFlow15", "dump-meters", f"{rundir}/br0.mgmt")
+    meters = re.findall(r"meter=(\d+) [^=]*=\s*type=drop rate=(\d+)", dumped)
+    return Held(qos, queues, {int(number): int(rate) for number, rate in meters})
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
