@@ -162,6 +162,7 @@ async def test_a_bad_annotation_refuses_the_pod_and_is_told_once() -> None:
             assert error.code == Code.BAD_LIMIT
             assert INGRESS in error.message
             assert "'much'" in error.message
+            assert "pod web/a" not in error.message, "PodNetwork puts it in front"
         await until(lambda: bool(api.told), "the Event")
     ((namespace, name, uid, message),) = api.told
     assert (namespace, name, uid) == ("web", "a", "uid-a")

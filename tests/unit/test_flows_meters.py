@@ -34,15 +34,25 @@ def local_pod(egress: int | None, ofport: int = 7) -> LocalPod:
 @pytest.mark.parametrize(
     ("limit", "rate", "burst"),
     [
-        (1_000, 2, 80),
-        (1_000_000, 1_020, 200),
-        (10_000_000, 10_200, 2_000),
-        (100_000_000, 102_000, 20_000),
+        (1_000, 1, 80),
+        (1_001, 2, 80),
+        (10_000, 10, 80),
+        (50_000, 51, 80),
+        (1_000_000, 1_020, 80),
+        (10_000_000, 10_200, 500),
+        (100_000_000, 102_000, 5_000),
         (10**15, 2**32 - 1, 2**32 - 1),
     ],
 )
 def test_rate_and_burst_follow_from_the_limit(limit: int, rate: int, burst: int) -> None:
     assert meter_of(local_pod(limit)) == Meter(MeterId(7), rate, burst)
+
+
+@pytest.mark.parametrize("limit", [1_000_000, 10_000_000, 100_000_000, 10**10])
+def test_over_one_second_a_pod_without_its_shaper_is_within_a_tenth(limit: int) -> None:
+    meter = meter_of(local_pod(limit))
+    assert meter is not None
+    assert meter.rate + meter.burst <= limit // 1000 * 1.1
 
 
 def test_no_limit_no_meter() -> None:

@@ -137,7 +137,7 @@ class LimitKeeper:
             self._complain(
                 (request.pod.namespace, request.pod.name), pod.uid, f"{err}; the pod is not attached"
             )
-            raise CniError(Code.BAD_LIMIT, err.message, remedy=err.remedy) from err
+            raise CniError(Code.BAD_LIMIT, err.reason, remedy=err.remedy) from err
         return limits if limits != UNLIMITED else asked
 
     def attached(self, namespace: str, name: str) -> None:

@@ -49,9 +49,10 @@ _POD = SetField(ORIGIN, Origin.POD)
 
 METER_PERCENT = 102
 """The meter's rate, as a part of the limit: it has to let pass what the shaper lets pass, whoever's clock is faster."""
-METER_BURST_MS = 200
-"""The meter's burst, in milliseconds of the limit. With less, TCP without shaper starves (100 ms: half of the limit); with
-more, a short test shows it."""
+METER_BURST_MS = 50
+"""The meter's burst, in milliseconds of the limit. It has to hold what the shaper lets go at once, and what piles up while
+the switch gets no CPU; TCP behind a shaper loses nothing by it, also on a busy machine. A pod that removes its shaper gets
+107% of the limit in the first second (200 ms: 122%), and halves its own TCP by it."""
 MIN_METER_BURST = 80
 """Kilobits: a packet larger than the burst would never pass, and this is a jumbo frame."""
 MAX_METER = (1 << 32) - 1
@@ -63,7 +64,8 @@ def meter_of(pod: LocalPod) -> Meter | None:
     limit = pod.attachment.limits.egress
     if limit is None:
         return None
-    rate = -(-limit * METER_PERCENT // 100_000)
+    # Meters know whole kilobits: those of small limits have no margin, which only their burst has to make good.
+    rate = max(-(-limit // 1000), limit * METER_PERCENT // 100_000)
     burst = max(MIN_METER_BURST, limit * METER_BURST_MS // 1_000_000)
     return Meter(MeterId(pod.ofport), min(rate, MAX_METER), min(burst, MAX_METER))
 
