@@ -18,7 +18,7 @@ endef
 help: ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-demo: packages .stamps/venv $(SHIM) ## The main job, with real output: three nodes, two tenants, both modes
+demo: packages .stamps/venv kubectl $(SHIM) ## Every feature on three nodes, with real output, in under a minute
 	@$(BIN)/k8s-ovs lab demo
 
 test: packages .stamps/venv kubectl $(SHIM) ## All tests; needs root

@@ -33,6 +33,7 @@ from k8s_ovs.errors import (
     LinkError,
     OpenFlowError,
     OvsdbError,
+    RecordError,
 )
 from k8s_ovs.model.types import AttachmentKey, Mac, PodLimits, SandboxId
 
@@ -357,6 +358,8 @@ def test_an_answer_says_what_it_is_about_and_carries_the_notes() -> None:
     error.add_note("could not undo: x")
     answer = as_cni_error(error, "pod web/a")
     assert str(answer) == "pod web/a: no free address (could not undo: x): delete pods"
+    said_already = RecordError("pod web/a", "annotation x: bad", remedy="write a good one")
+    assert str(as_cni_error(said_already, "pod web/a")) == "pod web/a: annotation x: bad: write a good one"
 
 
 def test_every_code_is_in_the_table_of_the_docstring() -> None:

@@ -100,7 +100,7 @@ def test_a_request_that_cannot_be_served_is_refused_and_nothing_but_the_answer_i
     assert planner.tenants == before
     result = planner.plan()
     assert (result.change, kinds(result)) == (None, {"red": ProblemKind.REFUSED_REQUEST})
-    assert reason in str(result.problems[0])
+    assert f"its last request was refused ({error_of(answer)}): write another" in str(result.problems[0])
 
 
 def test_the_next_request_that_is_accepted_takes_the_error_away(planner: Planner) -> None:

@@ -68,6 +68,7 @@ def code_of(error: K8sOvsError) -> int:
 
 
 def as_cni_error(error: K8sOvsError, about: str) -> CniError:
-    """`error` as an answer to the runtime: what it is about ("pod web/a"), its message and its notes."""
+    """`error` as an answer to the runtime: what it is about ("pod web/a"), said once, its message and its notes."""
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    return CniError(code_of(error), f"{about}: {error.message}{notes}", remedy=error.remedy)
+    message = error.message.removeprefix(f"{about}: ")
+    return CniError(code_of(error), f"{about}: {message}{notes}", remedy=error.remedy)

@@ -300,7 +300,7 @@ class _Draft:
 def _refusals(records: Iterable[NetNamespace]) -> Iterator[Problem]:
     for record in records:
         if error := error_of(record):
-            message = f"its last request was refused: {error}"
+            message = f"its last request was refused ({error})"
             yield namespace_problem(ProblemKind.REFUSED_REQUEST, record.name, message, _REFUSED_REMEDY)
 
 

@@ -7,7 +7,7 @@
     ovsnode      a node's own Open vSwitch            supervisor the daemon that holds all of it together
     kubelet      pods: scheduling, CNI, status        podserver  what answers inside a pod
     probes       who reaches whom, measured           matrix     expected against observed
-    lifecycle    up and down                          demo       the whole story in a minute
+    lifecycle    up and down                          demo…      the whole story in a minute
 
 Called by `cli.lab` only. Starts the agent and the controller as processes, as a DaemonSet would, and never imports
 them.
