@@ -5,11 +5,14 @@ commands, one JSON list a line, and answers each with one JSON value; it ends wi
 
     serve FIRST COUNT   listens on COUNT ports from FIRST on, TCP and UDP. ["report"]: {"PORT": {"PEER": connections}} since
                         the last report, by address of the client as this end sees it
-    load                [ADDRESS, PORT, PROTOCOL, SOURCES, AT ONCE]: a connection from each port number of SOURCES (first and
-                        last), so many at once; an answer of one octet ends it. [milliseconds of each answered one, outcomes]
-                        milliseconds from the first packet to the answer, outcomes by kind: answered, refused, silent
+    load                ["load", ADDRESS, PORT, PROTOCOL, SOURCES, AT ONCE]: a connection from each port number of SOURCES
+                        (first and last), so many at once; an answer of one octet ends it. [milliseconds, outcomes]: of
+                        each that ended in time, from its first packet to its end; how many ended how: answered, refused, …
+                        ["await", ADDRESS, PORT]: a TCP connection every 5 ms until one is answered; when that was
+                        (CLOCK_MONOTONIC, which all namespaces share)
 """
 
+import contextlib
 import json
 import select
 import socket
@@ -24,6 +27,7 @@ from typing import Any
 PATIENCE = 5.0
 """Seconds until a connection counts as silent: TCP tries again after 1 and after 3."""
 RESEND = 1.0
+PERIOD = 0.005
 BACKLOG = 1024
 NO_LINGER = struct.pack("ii", 1, 0)
 """Closing resets: nothing is left in TIME_WAIT, so that port numbers can be used again (socket(7), SO_LINGER)."""
@@ -153,13 +157,35 @@ def load(address: str, port: int, protocol: str, sources: list[int], at_once: in
     return [[round(taken, 3) for taken in work.taken], dict(work.outcomes)]
 
 
+def wait_for(address: str, port: int) -> float:
+    """When the first connection was answered."""
+    end = time.monotonic() + 10 * PATIENCE
+    with select.epoll() as poll, contextlib.ExitStack() as stack:
+        tried: dict[int, socket.socket] = {}
+        while time.monotonic() < end:
+            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            sock.connect_ex((address, port))
+            tried[sock.fileno()] = sock
+            poll.register(sock, select.EPOLLIN)
+            for number, _ in poll.poll(PERIOD):
+                poll.unregister(number)
+                with contextlib.suppress(
+                    OSError
+                ):  # refused: the Service is known already, its endpoint is not
+                    if tried[number].recv(8):
+                        return time.monotonic()
+    raise TimeoutError(f"no answer from {address}:{port}")
+
+
 def main(verb: str, *arguments: str) -> None:
     if verb == "serve":
         server = Server(*map(int, arguments))
         threading.Thread(target=server.run, daemon=True, name="server").start()
         answer: Callable[..., Any] = lambda _: server.report()  # noqa: E731
     else:
-        answer = load
+        answer = lambda word, *rest: (load if word == "load" else wait_for)(*rest)  # noqa: E731
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(*json.loads(line))), flush=True)

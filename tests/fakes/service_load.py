@@ -4,6 +4,7 @@ For the benchmark and the end-to-end test. `load_worker.py` runs in the pods.
 """
 
 import json
+import os
 import queue
 import re
 import subprocess
@@ -24,6 +25,7 @@ PORTS = 10
 """On which each receiving pod listens: so many endpoints a pod can be."""
 FIRST_SOURCE, LAST_SOURCE = 10000, 61999
 PATIENCE = 120.0
+BRIDGE = "br0"
 
 Endpoint = tuple[str, int]
 """Pod and port."""
@@ -155,7 +157,7 @@ class Load:
         sources = [self._source, self._source + count - 1]
         self._source += count
         worker = self.clients[client]
-        worker.tell(address, port, "udp" if udp else "tcp", sources, at_once)
+        worker.tell("load", address, port, "udp" if udp else "tcp", sources, at_once)
         taken, outcomes = worker.hear()
         return taken, outcomes
 
@@ -177,8 +179,44 @@ def loading(services: ServiceLab, receivers: list[str], clients: list[str]) -> I
         )
 
 
-def upcalls(lab: Lab, node: str) -> int:
-    """Packets of a node that its datapath did not know what to do with, so far: they cost a walk through the tables."""
-    control = str(lab.directory(node) / "ovs" / "ovs-vswitchd.ctl")
-    shown = lab.exec(node, "ovs-appctl", "-t", control, "dpif-netdev/pmd-stats-show").stdout
-    return sum(map(int, re.findall(r"miss with success upcall: (\d+)", shown)))
+class Switch:
+    """A node's switch: what it has done so far, and its groups."""
+
+    def __init__(self, lab: Lab, node: str) -> None:
+        self._files = lab.directory(node) / "ovs"
+        self._pid = int(lab.node(node)["vswitchd"]["pid"])
+
+    def upcalls(self) -> int:
+        """Packets that the datapath did not know what to do with: each costs a walk through the tables."""
+        shown = self.ask("dpif-netdev/pmd-stats-show")
+        return sum(map(int, re.findall(r"miss with success upcall: (\d+)", shown)))
+
+    def cached(self) -> int:
+        """Flows in the datapath's cache."""
+        return sum(map(int, re.findall(r"current (\d+)", self.ask("upcall/show"))))
+
+    def processor(self) -> float:
+        """Seconds of processor time, of all threads (proc(5), /proc/PID/stat)."""
+        fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def ask(self, *command: str) -> str:
+        """What ovs-appctl prints. Its sockets are files, so this needs no place in the lab."""
+        return self._run("ovs-appctl", "-t", f"{self._files}/ovs-vswitchd.ctl", *command)
+
+    def groups(self) -> list[str]:
+        """As ovs-ofctl prints them."""
+        printed = self._ofctl("dump-groups")
+        return [line.strip() for line in printed.splitlines() if "group_id=" in line]
+
+    def change_group(self, group: str) -> None:
+        """Behind the agent's back, until its next full comparison."""
+        self._ofctl("mod-group", group)
+
+    def _ofctl(self, verb: str, *arguments: str) -> str:
+        return self._run(
+            "ovs-ofctl", "-O", "OpenFlow15", verb, f"unix:{self._files}/{BRIDGE}.mgmt", *arguments
+        )
+
+    def _run(self, *command: str) -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout

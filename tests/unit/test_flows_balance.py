@@ -15,9 +15,9 @@ from k8s_ovs.model.services import Protocol
 FIRST = IPv4Address("172.11.0.2")
 
 
-def frontend(endpoints: int, affinity: int | None = None) -> Frontend:
-    key = FrontendKey(IPv4Address("10.96.0.10"), Protocol.TCP, 80)
-    backends = tuple(BackendKey(FIRST + number, Protocol.TCP, 8080) for number in range(endpoints))
+def frontend(endpoints: int, affinity: int | None = None, protocol: Protocol = Protocol.TCP) -> Frontend:
+    key = FrontendKey(IPv4Address("10.96.0.10"), protocol, 80)
+    backends = tuple(BackendKey(FIRST + number, protocol, 8080) for number in range(endpoints))
     return Frontend(key, "red", "web", (), True, backends, affinity)
 
 
@@ -74,3 +74,10 @@ def test_hash_gives_each_endpoint_one_choice(endpoints: int, affinity: int | Non
     assert group.method.startswith("hash")
     assert {bucket.weight for bucket in group.buckets} == {100}
     assert len(group.buckets) == endpoints
+
+
+@pytest.mark.parametrize("protocol", Protocol)
+def test_hash_takes_the_clients_port_of_every_protocol(protocol: Protocol) -> None:
+    """By default the switch leaves out the ports of UDP: seen with OVS 3.1."""
+    (group,) = groups(frontend(DP_HASH_MOST + 1, protocol=protocol), GroupId(1))
+    assert group.method == f"hash,fields(ip_src,{protocol.name.lower()}_src)"

@@ -27,15 +27,18 @@ from k8s_ovs.flows.groupids import MAX_CHILDREN, child_of
 from k8s_ovs.flows.tables import ENDPOINT as ENDPOINT_TABLE
 from k8s_ovs.flows.tables import HAIRPIN, SERVICE_NEW
 from k8s_ovs.model.records import BackendKey, Frontend
+from k8s_ovs.model.services import Protocol
 from k8s_ovs.model.types import GLOBAL_VNI
 
-DP_HASH, HASH, HASH_CLIENT = "dp_hash", "hash", "hash,fields=ip_src"
+DP_HASH, HASH_CLIENT = "dp_hash", "hash,fields=ip_src"
+HASH = {protocol: f"hash,fields(ip_src,{protocol.name.lower()}_src)" for protocol in Protocol}
 """How a group chooses (ovs-ofctl(8), "selection_method").
 
 dp_hash: the datapath hashes, and one cached flow serves all connections whose hash is equal; there are few different
 hashes, and some endpoints get one more than others, see `hashes`. hash: each new connection goes to ovs-vswitchd, which
-hashes addresses and ports; as even as chance allows. With affinity it hashes the client's address alone, so that a
-client's connections that begin at once agree before anything is learned. Measured in docs/services.md.
+hashes the client's address and port; as even as chance allows. The fields have to be named: what it hashes by default
+leaves out the ports of UDP, and a client would have one endpoint for ever. With affinity it hashes the client's address
+alone, so that a client's connections that begin at once agree before anything is learned. Measured in docs/services.md.
 """
 DP_HASH_MOST = 128
 """With more endpoints than that, the 256 hashes that dp_hash has at most are too few."""
@@ -68,7 +71,7 @@ def method(frontend: Frontend) -> str:
     """How the frontend's group chooses."""
     if frontend.affinity is not None:
         return HASH_CLIENT
-    return DP_HASH if len(frontend.backends) <= DP_HASH_MOST else HASH
+    return DP_HASH if len(frontend.backends) <= DP_HASH_MOST else HASH[frontend.key.protocol]
 
 
 def hashes(endpoints: int) -> int:
