@@ -218,7 +218,7 @@ def _costs() -> str:
     rows = ([cost.what, str(cost.flows), str(cost.groups)] for cost in service_costs())
     more = (
         f"A group has at most {MAX_BUCKETS} endpoints; one with more chooses among further groups, one for each\n"
-        f"{MAX_BUCKETS} begun. dp_hash where it is even, up to {DP_HASH_MOST} endpoints, else hash."
+        f"{MAX_BUCKETS} begun. They choose by dp_hash up to {DP_HASH_MOST} endpoints, by hash above and\nwith affinity."
     )
     table = _rows(["what", "flows", "groups"], rows)
     return f"## What a Service costs\n\nOn each node, whoever its clients are:\n\n{table}\n\n{more}"

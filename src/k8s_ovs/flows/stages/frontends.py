@@ -27,22 +27,25 @@ from k8s_ovs.flows.groupids import MAX_CHILDREN, child_of
 from k8s_ovs.flows.tables import ENDPOINT as ENDPOINT_TABLE
 from k8s_ovs.flows.tables import HAIRPIN, SERVICE_NEW
 from k8s_ovs.model.records import BackendKey, Frontend
+from k8s_ovs.model.services import Protocol
 from k8s_ovs.model.types import GLOBAL_VNI
 
-DP_HASH, HASH, HASH_CLIENT = "dp_hash", "hash", "hash,fields=ip_src"
+DP_HASH, HASH_CLIENT = "dp_hash", "hash,fields=ip_src"
+HASH = {protocol: f"hash,fields(ip_src,{protocol.name.lower()}_src)" for protocol in Protocol}
 """How a group chooses (ovs-ofctl(8), "selection_method").
 
-dp_hash: the datapath hashes, and one cached flow serves all connections whose hash is equal. There are few different
-hashes, at least 16 and the next power of two, of which some endpoints get one more than others. hash: each new connection
-goes to ovs-vswitchd, which hashes addresses and ports; as even as chance allows. With affinity it hashes the client's
-address alone, so that a client's connections that begin at once agree before anything is learned.
+dp_hash: the datapath hashes, and one cached flow serves all connections whose hash is equal; there are few different
+hashes, and some endpoints get one more than others, see `hashes`. hash: each new connection goes to ovs-vswitchd, which
+hashes the client's address and port; as even as chance allows. The fields have to be named: what it hashes by default
+leaves out the ports of UDP, and a client would have one endpoint for ever. With affinity it hashes the client's address
+alone, so that a client's connections that begin at once agree before anything is learned. Measured in docs/services.md.
 """
-METHOD = DP_HASH
-"""Where both are possible."""
 DP_HASH_MOST = 128
-"""With more endpoints than that, dp_hash knows at most 256 hashes, and spreads them unevenly."""
-_DP_HASH_LEAST = 16
-_LEAST_SHARE = 0.6
+"""With more endpoints than that, the 256 hashes that dp_hash has at most are too few."""
+_FEWEST_HASHES, _MOST_HASHES = 16, 256
+"""Of a group with dp_hash. The switch takes the power of two that is not below the sum of the weights by the least weight."""
+_LEAST_SHARE, _GREATEST_SHARE = 0.75, 1.5
+_WEIGHT = 100
 
 _HIGHEST_BUCKET = 0xFFFFFF00
 
@@ -68,15 +71,22 @@ def method(frontend: Frontend) -> str:
     """How the frontend's group chooses."""
     if frontend.affinity is not None:
         return HASH_CLIENT
-    return DP_HASH if METHOD == DP_HASH and _is_even(len(frontend.backends)) else HASH
+    return DP_HASH if len(frontend.backends) <= DP_HASH_MOST else HASH[frontend.key.protocol]
 
 
-def _is_even(endpoints: int) -> bool:
-    """With dp_hash, no endpoint gets much less than its share."""
-    if not 0 < endpoints <= DP_HASH_MOST:
-        return False
-    hashes = max(_DP_HASH_LEAST, 1 << (endpoints - 1).bit_length())
-    return hashes // endpoints * endpoints / hashes >= _LEAST_SHARE
+def hashes(endpoints: int) -> int:
+    """How many different hashes a group with dp_hash should have, for 1 to `DP_HASH_MOST` endpoints.
+
+    Each costs a cached flow per client, so as few as are needed for shares of 0.75 to 1.5 times the mean; where even the
+    most are not enough (86 to 95 endpoints), two endpoints or more get 0.67 times the mean.
+    """
+    number = _FEWEST_HASHES
+    while number < _MOST_HASHES:
+        mean = number / endpoints
+        if number // endpoints >= _LEAST_SHARE * mean and -(-number // endpoints) <= _GREATEST_SHARE * mean:
+            break
+        number *= 2
+    return number
 
 
 def groups(frontend: Frontend, top: GroupId) -> Iterator[Group]:
@@ -105,14 +115,30 @@ def _parts(choices: Sequence[Bucket]) -> list[Sequence[Bucket]]:
 
 
 def _buckets(frontend: Frontend) -> Iterator[Bucket]:
-    """One choice for each endpoint. Its id is the endpoint's address, as long as no other port of it has that."""
+    """One choice for each endpoint. Its id is the endpoint's address, as long as no other port of it has that.
+
+    The switch has as many hashes as the least weight demands. Where that is too coarse, the first endpoint gets two
+    choices, one of them with a weight so small that there are enough.
+    """
     taken: set[int] = set()
-    for backend in frontend.backends:
-        number = int(backend.address) % _HIGHEST_BUCKET
-        while number in taken:
-            number = (number + 0x10001) % _HIGHEST_BUCKET
-        taken.add(number)
-        yield Bucket(number, tuple(_choose(frontend, backend)))
+    small = _small_weight(frontend)
+    for number, backend in enumerate(frontend.backends):
+        weights = (_WEIGHT - small, small) if small and not number else (_WEIGHT,)
+        for weight in weights:
+            choice = int(backend.address) % _HIGHEST_BUCKET
+            while choice in taken:
+                choice = (choice + 0x10001) % _HIGHEST_BUCKET
+            taken.add(choice)
+            yield Bucket(choice, tuple(_choose(frontend, backend)), weight)
+
+
+def _small_weight(frontend: Frontend) -> int:
+    """The weight of the first endpoint's second choice; 0 if there is no need for one."""
+    endpoints = len(frontend.backends)
+    wanted = hashes(endpoints) if method(frontend) == DP_HASH else 0
+    if wanted <= max(_FEWEST_HASHES, 1 << (endpoints - 1).bit_length()):
+        return 0
+    return -(-endpoints * _WEIGHT // wanted)
 
 
 def _choose(frontend: Frontend, backend: BackendKey) -> list[Action]:
