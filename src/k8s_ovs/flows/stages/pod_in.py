@@ -53,7 +53,7 @@ METER_BURST_MS = 50
 """The meter's burst, in milliseconds of the limit. It has to hold what the shaper lets go at once, and what piles up while
 the switch gets no CPU; TCP behind a shaper loses nothing by it, also on a busy machine. A pod that removes its shaper gets
 107% of the limit in the first second (200 ms: 122%), and halves its own TCP by it."""
-MIN_METER_BURST = 80
+MIN_METER_BURST = 75
 """Kilobits: a packet larger than the burst would never pass, and this is a jumbo frame."""
 MAX_METER = (1 << 32) - 1
 """Kilobits per second: what the field of OpenFlow holds. Nothing sends 4 Tbit/s through a veth."""
