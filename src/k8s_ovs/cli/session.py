@@ -16,7 +16,7 @@ from k8s_ovs.config import NetworkConfig
 from k8s_ovs.errors import ConfigError, EtcdDenied, SourceError
 from k8s_ovs.model.types import HostSubnet
 from k8s_ovs.runtime.backoff import Backoff
-from k8s_ovs.runtime.logs import LogSettings, setup_logging
+from k8s_ovs.runtime.logs import QUIET_VERBOSITY, LogSettings, setup_logging
 from k8s_ovs.sources.etcd.store import EtcdStore
 from k8s_ovs.sources.store import Change, Snapshot, Store
 
@@ -46,7 +46,7 @@ class Session:
 @asynccontextmanager
 async def opened(flags: options.Options) -> AsyncIterator[Session]:
     """Connect as the flags say. Raises ConfigError while there is no network config, EtcdError without etcd."""
-    setup_logging(LogSettings())
+    setup_logging(LogSettings(verbosity=QUIET_VERBOSITY))
     async with EtcdStore(etcd_from(flags), flags["network"] or None) as store:
         config = await store.network_config()
         if config is None:

@@ -36,12 +36,12 @@ def _net_id(snapshot: Snapshot, name: str, mode: Mode) -> Vni | None:
 
 
 def malformed(snapshot: Snapshot) -> dict[str, str]:
-    """What is wrong with net namespaces that nobody can read, by Namespace."""
+    """What is wrong with net namespaces that nobody can read, by Namespace; the key, which says no more, is left out."""
     found = {}
     for key, problem in snapshot.problems.items():
         folder, _, name = key.rpartition("/")
         if folder.endswith("/netnamespaces"):
-            found[name] = str(problem)
+            found[name] = str(problem).removeprefix(f"{problem.key}: ")
     return found
 
 

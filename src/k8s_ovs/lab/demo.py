@@ -60,9 +60,7 @@ def _act(base: Path, mode: Mode, stage: Stage) -> None:
     finally:
         lifecycle.remove(cluster)
     left = leftovers(cluster)
-    stage.found(
-        "of this lab there are left", ", ".join(left) or "no process, no mount, no file", right=not left
-    )
+    stage.found("left of this lab", ", ".join(left) or "no process, no mount, no file", right=not left)
 
 
 async def _multitenant(shell: Shell) -> None:

@@ -16,6 +16,8 @@ from typing import TextIO
 
 from k8s_ovs.errors import ConfigError
 
+QUIET_VERBOSITY = -1
+"""Warnings only: for commands that end, whose output is what they are asked for."""
 DEBUG_VERBOSITY = 4
 """From here `--v` shows what this program does in detail (the seed starts it with --v=5)."""
 LIBRARY_VERBOSITY = 6
@@ -57,8 +59,9 @@ def setup_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
 
 
 def set_verbosity(verbosity: int) -> None:
-    """Set the levels for a `--v` number: 0 to 3 info, 4 and 5 debug, from 6 on the libraries' debug too."""
-    logging.getLogger(_PACKAGE).setLevel(logging.DEBUG if verbosity >= DEBUG_VERBOSITY else logging.INFO)
+    """Set the levels for a `--v` number: 0 to 3 info, 4 and 5 debug, from 6 on the libraries' debug too; below 0 warnings."""
+    usual = logging.INFO if verbosity > QUIET_VERBOSITY else logging.WARNING
+    logging.getLogger(_PACKAGE).setLevel(logging.DEBUG if verbosity >= DEBUG_VERBOSITY else usual)
     logging.getLogger().setLevel(logging.DEBUG if verbosity >= LIBRARY_VERBOSITY else logging.WARNING)
 
 
