@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Set
 
+from k8s_ovs.agent.forgetting import Forgetter
 from k8s_ovs.agent.inbox import Inbox
 from k8s_ovs.agent.pods import NodeNetwork
 from k8s_ovs.agent.reporter import TenantReporter
@@ -62,7 +63,8 @@ class Reconciler:
         self._empty = False
         self._switch = plant.switch
         self.reporter = TenantReporter(plant.flows.settle, report)
-        self._writer = BridgeWriter(plant, options, self.reporter.doubt)
+        self._forgetter = Forgetter(plant.flows.forget)
+        self._writer = BridgeWriter(plant, options, self.reporter.doubt, self._forgetter.note)
         self.stats = self._writer.stats
         self._schedule = SyncSchedule(options.resync_period, RETRY_FIRST, RETRY_MOST)
         self._source_trouble = source_trouble
@@ -175,6 +177,7 @@ class Reconciler:
                 tasks.create_task(self._follow_switch(), name="switch")
                 tasks.create_task(self._work(), name="bridge")
                 tasks.create_task(self.reporter.run(), name="reporter")
+                tasks.create_task(self._forgetter.run(), name="forgetter")
         finally:
             self._inbox.close()
 

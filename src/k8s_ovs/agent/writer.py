@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from time import monotonic
 
+from k8s_ovs.agent.forgetting import Gone
 from k8s_ovs.config import VXLAN_OVERHEAD
 from k8s_ovs.dataplane.bridge import BridgeSpec, FlowTable, GatewaySpec, HostNetwork, Switch
 from k8s_ovs.errors import OpenFlowError
@@ -72,20 +73,24 @@ class BridgeWriter:
     """
 
     def __init__(
-        self, plant: Plant, options: ReconcileOptions, on_doubt: Callable[[], None] = lambda: None
+        self,
+        plant: Plant,
+        options: ReconcileOptions,
+        on_doubt: Callable[[], None] = lambda: None,
+        on_gone: Callable[[Iterable[Gone]], None] = lambda gone: None,
     ) -> None:
-        """`on_doubt` is called whenever the bridge comes into doubt."""
+        """`on_doubt` is called whenever the bridge comes into doubt, `on_gone` once no flow leads to UDP endpoints any more."""
         self.stats = ReconcileStats()
         self.mtu = 0
         self.revision = 0
         self._on_doubt = on_doubt
+        self._on_gone = on_gone
         self._plant = plant
         self._options = options
         self._desired = DesiredFlows()
         self._view: NodeView | None = None
         self._adopted = False
         self._pending: list[Mod] = []
-        self._to_forget: set[tuple[IPv4Address, int, int]] = set()
         self._doubts = 1
         self._resolved = 0
 
@@ -118,10 +123,10 @@ class BridgeWriter:
         self.revision += 1
         try:
             await self._plant.flows.commit(mods)
-            await self._forget()
         except OpenFlowError:
             self.doubt()
             raise
+        self._on_gone(self._desired.take_forgotten())
         self.stats.commits += 1
         self.stats.flows = len(self._desired)
         self.stats.observe_commit(monotonic() - started)
@@ -133,10 +138,10 @@ class BridgeWriter:
             if not self._adopted:
                 await self._adopt()
             result = await self._plant.flows.replace(self._desired.all())
-            await self._forget()
         except OpenFlowError:
             self.doubt()
             raise
+        self._on_gone(self._desired.take_forgotten())
         self._resolved = doubts
         self.revision += bool(result.added or result.deleted or not was_certain)
         self.stats.full_syncs += 1
@@ -164,21 +169,6 @@ class BridgeWriter:
         self._adopted = True
         if self._view is not None:
             self._desired.update(self._view)
-
-    async def _forget(self) -> None:
-        """Have conntrack forget the endpoints that have gone, now that no flow leads there.
-
-        A failure holds up nobody: what the flows say is right already, and the next write tries again.
-        """
-        self._to_forget |= self._desired.take_forgotten()
-        if not self._to_forget:
-            return
-        try:
-            await self._plant.flows.forget(sorted(self._to_forget))
-        except OpenFlowError as err:
-            log.warning("clients of Services may go on sending to endpoints that have gone: %s", err)
-        else:
-            self._to_forget.clear()
 
     async def clear(self) -> None:
         """Remove every flow; what is planned stays planned. Raises OpenFlowError."""

@@ -152,7 +152,7 @@ class Switch(Protocol):
 
 
 class FlowTable(Protocol):
-    """The bridge's flows, groups and meters. One task calls it, but for `settle` and `dump`, which others may meanwhile."""
+    """The bridge's flows, groups and meters. One task calls it; others may call `settle`, `forget` and `dump` meanwhile."""
 
     async def commit(self, mods: Sequence[Mod]) -> None:
         """Apply `mods`: flows and groups in one atomic bundle, new meters before it, deleted ones after it.

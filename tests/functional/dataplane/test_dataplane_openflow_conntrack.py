@@ -49,10 +49,15 @@ def ask(client: socket.socket, endpoint: socket.socket) -> bool:
     return (question, client.recvfrom(64)) == (b"question", (b"answer", SERVICE))
 
 
+OTHERS = [(IPv4Address("192.0.2.77") + number, UDP, 5) for number in range(3)]
+
+
+@pytest.mark.parametrize("others", [OTHERS[:1], OTHERS])
 @pytest.mark.parametrize("zone", CT_ZONES.values())
 async def test_a_client_that_goes_on_sending_comes_to_another_endpoint(
-    ovs: PrivateOvs, hosts: tuple[Host, Host], zone: int
+    ovs: PrivateOvs, hosts: tuple[Host, Host], zone: int, others: list[tuple[IPv4Address, int, int]]
 ) -> None:
+    """Also if so many are to be forgotten that the switch is asked first what there is."""
     table = OfctlFlowTable(ovs.mgmt())
     await table.replace(map(flow, pipeline(zone)))
     client, server = hosts
@@ -62,7 +67,7 @@ async def test_a_client_that_goes_on_sending_comes_to_another_endpoint(
         assert ask(first, old), "an established connection stays"
         assert ask(second, new)
         before = ovs.appctl("dpctl/dump-conntrack", f"zone={zone}")
-        await table.forget([(ENDPOINT, UDP, OLD), (IPv4Address("192.0.2.77"), UDP, 5)])
+        await table.forget([(ENDPOINT, UDP, OLD), *others])
         assert ask(first, new)
         after = ovs.appctl("dpctl/dump-conntrack", f"zone={zone}")
         mine = f"sport={second.getsockname()[1]}"

@@ -28,7 +28,7 @@ FIRST, SECOND, STRANGER, GLOBAL = (
 )
 PODS = (FIRST, SECOND, STRANGER, GLOBAL)
 VNIS: dict[str, Vni | None] = {"red": Vni(10), "blue": Vni(11), "kube-system": Vni(0)}
-WEB, API, STICKY, BIG, NOBODY, LEAVING, QUIET = (f"10.96.0.{last}" for last in range(10, 80, 10))
+WEB, API, STICKY, BIG, NOBODY, LEAVING, QUIET, OWN = (f"10.96.0.{last}" for last in range(10, 90, 10))
 NODE_PORT = 30080
 REFUSED = "ConnectionRefusedError 111"
 
@@ -56,6 +56,7 @@ def node() -> Iterator[PodNode]:
             ServiceSet(service("red", "nobody", NOBODY)),
             ServiceSet(service("red", "leaving", LEAVING)),
             ServiceSet(service("red", "big", BIG)),
+            ServiceSet(service("red", "own", OWN)),
         )
         yield made
 
@@ -86,6 +87,13 @@ def test_the_host_reaches_pods_and_itself(node: PodNode, kind: str) -> None:
     assert set(answers) == {f"pod{number} {HERE.gateway}{size}" for number in (0, 1)}
     assert node.ask(node.host, kind, API, port, 3) == [f"host {HAIRPIN_IP}{size}"] * 3
     assert node.ask(node.pods[FIRST.number], kind, API, port, 3) == [f"host {FIRST.ip}{size}"] * 3
+
+
+def test_the_host_reaches_itself_at_its_address_in_the_pod_network(node: PodNode) -> None:
+    serve(node, "own", HERE.gateway)
+    assert node.ask(node.host, "tcp", OWN, 80, 3) == [f"host {HAIRPIN_IP}"] * 3
+    (answer,) = node.ask(node.host, "udp", OWN, 53)
+    assert answer.startswith(REFUSED), "nobody listens there, and the host says so"
 
 
 def test_another_tenant_gets_no_answer_and_is_counted(node: PodNode) -> None:

@@ -15,7 +15,9 @@ from k8s_ovs.flows.fields import (
     CT_TRACKED,
     ETH_TYPE,
     HAIRPIN_ZONE,
+    ICMP_PROTO,
     IP_DST,
+    IP_PROTO,
     IP_SRC,
     IP_TYPE,
     ORIGIN,
@@ -49,7 +51,7 @@ class Hairpin(Stage):
         back = Ct(SERVICE_ZONE, ROUTE.number)
         yield HAIRPIN_REPLY.flow(100, known, [back])
         # The host's ICMP error about what it sent itself: nobody takes a packet from its own address, here neither.
-        own = [*known, address(IP_SRC, local.gateway)]
+        own = [*known, (IP_PROTO.whole, ICMP_PROTO), address(IP_SRC, local.gateway)]
         yield HAIRPIN_REPLY.flow(200, own, [SetField(IP_SRC.whole, int(HAIRPIN_IP)), back])
 
     def backend(self, local: LocalHost, backend: Backend) -> Iterator[Item]:
