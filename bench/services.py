@@ -122,6 +122,7 @@ def spreading(load: Load, count: int, connections: int, *, udp: bool) -> None:
 def block(load: Load, switch: Switch, address: str, taken: Taken, count: int, *, udp: bool) -> None:
     """One turn: many at once, and then some one by one, whose time is taken."""
     endpoints = list(taken.shares)
+    switch.ask("revalidator/purge")
     before = switch.processor(), switch.upcalls()
     spread = load.run(CLIENT, address, endpoints, count, udp=udp)
     taken.processor += switch.processor() - before[0]

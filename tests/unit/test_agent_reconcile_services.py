@@ -1,12 +1,15 @@
 """The reconciler and Services: groups keep their numbers across a restart, and conntrack forgets who has gone."""
 
 import asyncio
+import logging
 from ipaddress import IPv4Address
 
 import pytest
 
 from fakes.node import FakeNode, running
 from fakes.virtual_time import virtual_time
+from k8s_ovs.agent.reconcile import ReconcileOptions
+from k8s_ovs.dataplane.bridge import BridgeSpec, Datapath
 from k8s_ovs.errors import OpenFlowError
 from k8s_ovs.model.events import EndpointSliceSet, Event, ServiceGone, ServiceSet
 from k8s_ovs.model.services import Endpoint, EndpointPort, EndpointSlice, Protocol, Service, ServicePort
@@ -104,3 +107,17 @@ async def test_what_could_not_be_forgotten_is_forgotten_later() -> None:
         assert node.flows.forgotten == []
         await node.reconciler.submit(*of(2))
         assert node.flows.forgotten == [(FIRST, 17, 8080)]
+
+
+@virtual_time
+@pytest.mark.parametrize(("datapath", "served"), [("netdev", False), ("system", True)])
+async def test_sctp_is_served_where_conntrack_can_and_else_somebody_is_told(
+    datapath: Datapath, served: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    sctp = Protocol.SCTP
+    node = FakeNode(ReconcileOptions(bridge=BridgeSpec(datapath=datapath)))
+    with caplog.at_level(logging.WARNING):
+        async with running(node):
+            await node.know(service(1, sctp), endpoints(1, FIRST, protocol=sctp))
+            assert bool(node.flows.groups) is served
+    assert ("does not track SCTP" in caplog.text) is not served
