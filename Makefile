@@ -24,8 +24,9 @@ demo: packages .stamps/venv $(SHIM) ## The main job, with real output: three nod
 test: packages .stamps/venv kubectl $(SHIM) ## All tests; needs root
 	@$(call pytest,)
 
-bench: packages .stamps/venv kubectl $(SHIM) ## The figures of docs/tenants.md, as Markdown; needs root, takes minutes
+bench: packages .stamps/venv kubectl $(SHIM) ## The figures of docs/tenants.md and docs/services.md, as Markdown; needs root, takes minutes
 	@$(BIN)/python bench/tenants.py
+	@$(BIN)/python bench/services.py
 
 check: .stamps/venv ## Lint, types, layers and the fast tests: no root, no Open vSwitch, no network
 	@$(BIN)/ruff format --check $(SOURCES)
