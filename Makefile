@@ -24,9 +24,10 @@ demo: packages .stamps/venv kubectl $(SHIM) ## Every feature on three nodes, wit
 test: packages .stamps/venv kubectl $(SHIM) ## All tests; needs root
 	@$(call pytest,)
 
-bench: packages .stamps/venv kubectl $(SHIM) ## The figures of docs/tenants.md and docs/bandwidth.md, as Markdown; needs root, takes minutes
+bench: packages .stamps/venv kubectl $(SHIM) ## The figures of docs/tenants.md, docs/services.md and docs/bandwidth.md, as Markdown; needs root, takes minutes
 	@$(BIN)/python bench/tenants.py
 	@$(BIN)/python bench/bandwidth.py
+	@$(BIN)/python bench/services.py
 
 check: .stamps/venv ## Lint, types, layers and the fast tests: no root, no Open vSwitch, no network
 	@$(BIN)/ruff format --check $(SOURCES)

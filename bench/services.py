@@ -112,27 +112,29 @@ def spreading(load: Load, count: int, connections: int, *, udp: bool) -> None:
     ways = other_ways(load.services, switch, endpoints, protocol)
     taken = {way: Taken(dict.fromkeys(endpoints, 0)) for way in ways}
     for _ in range(BLOCKS):
-        for way, group in ways.items():
+        # A client for each way, so that no source port comes again while conntrack remembers it.
+        for client, (way, group) in zip(load.clients, ways.items(), strict=False):
             switch.change_group(group)
-            block(load, switch, address, taken[way], connections // BLOCKS, udp=udp)
+            block(load, switch, (client, address), taken[way], connections // BLOCKS, udp=udp)
     for way, done in taken.items():
         print(f"| {count} | {protocol.name} | {way} | {done.row()} |", flush=True)
 
 
-def block(load: Load, switch: Switch, address: str, taken: Taken, count: int, *, udp: bool) -> None:
+def block(load: Load, switch: Switch, way: tuple[str, str], taken: Taken, count: int, *, udp: bool) -> None:
     """One turn: many at once, and then some one by one, whose time is taken."""
-    endpoints = list(taken.shares)
+    (client, address), endpoints = way, list(taken.shares)
+    switch.ask("revalidator/purge")
     before = switch.processor(), switch.upcalls()
-    spread = load.run(CLIENT, address, endpoints, count, udp=udp)
+    spread = load.run(client, address, endpoints, count, udp=udp)
     taken.processor += switch.processor() - before[0]
     taken.upcalls += switch.upcalls() - before[1]
     taken.cached = max(taken.cached, switch.cached())
     taken.connections += count
     assert spread.outcomes == {"answered": count}, spread.outcomes
-    assert set(spread.peers) == {load.services.pod_ip(CLIENT)}, "endpoints see the client's own address"
+    assert set(spread.peers) == {load.services.pod_ip(client)}, "endpoints see the client's own address"
     for endpoint, got in spread.shares.items():
         taken.shares[endpoint] += got
-    taken.milliseconds += load.run(CLIENT, address, endpoints, ONE_BY_ONE, at_once=1, udp=udp).taken
+    taken.milliseconds += load.run(client, address, endpoints, ONE_BY_ONE, at_once=1, udp=udp).taken
 
 
 def other_ways(

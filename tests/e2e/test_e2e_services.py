@@ -170,6 +170,21 @@ def test_affinity_ends_after_its_time_and_each_connection_begins_it_anew(shop: S
     eventually(lambda: not learned(shop, address), "what was learned is gone", seconds=10)
 
 
+def test_after_its_time_a_client_is_free_again(shop: ServiceLab) -> None:
+    """All clients have the only endpoint; two more come, and who says nothing for long enough may get another one."""
+    shop.apply(sticky(shop, "free", 1), shop.slice("free", shop.pod_ip(SERVERS[0])))
+    address = shop.address("free")
+    places = (CLIENT, "shop/client-2", "node1", "node2", "node3", *SERVERS)
+    for place in places:
+        reached(shop.lab, place, address, 80, SERVERS[0], count=1)
+    shop.apply(shop.slice("free", *map(shop.pod_ip, SERVERS)))
+    eventually(lambda: not learned(shop, address), "what was learned is gone")
+    eventually(
+        lambda: any(ask(shop.lab, place, address, 80)[0].pod != SERVERS[0] for place in places),
+        "somebody gets another endpoint",
+    )
+
+
 def learned(shop: ServiceLab, address: str) -> bool:
     """Whether the switch of the client's node remembers a client of the Service."""
     dumped = shop.lab.exec("node1", "ovs-ofctl", "dump-flows", "br0", f"table={AFFINITY.number}").stdout

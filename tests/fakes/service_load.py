@@ -21,8 +21,6 @@ from fakes.labs import CLI, PYTHON, Lab
 
 WORKER = str(Path(__file__).with_name("load_worker.py"))
 FIRST_PORT = 9000
-PORTS = 10
-"""On which each receiving pod listens: so many endpoints a pod can be."""
 FIRST_SOURCE, LAST_SOURCE = 10000, 61999
 PATIENCE = 120.0
 BRIDGE = "br0"
@@ -104,12 +102,14 @@ class Load:
     services: ServiceLab
     receivers: dict[str, Worker]
     clients: dict[str, Worker]
+    ports: int
+    """On which each receiver listens: so many endpoints a pod can be."""
     _source: int = field(default=FIRST_SOURCE)
 
     def endpoints(self, count: int) -> list[Endpoint]:
         """So many endpoints: one port of as many pods as there are, then their second ports, and so on."""
         names = list(self.receivers)
-        assert count <= len(names) * PORTS
+        assert count <= len(names) * self.ports
         return [(names[number % len(names)], FIRST_PORT + number // len(names)) for number in range(count)]
 
     def create(self, name: str, endpoints: list[Endpoint], protocol: str = "TCP", **spec: Any) -> str:
@@ -163,10 +163,12 @@ class Load:
 
 
 @contextmanager
-def loading(services: ServiceLab, receivers: list[str], clients: list[str]) -> Iterator[Load]:
+def loading(
+    services: ServiceLab, receivers: list[str], clients: list[str], *, ports: int = 10
+) -> Iterator[Load]:
     """Workers in these pods (NAMESPACE/NAME), gone afterwards."""
     with ExitStack() as stack:
-        roles = [*((name, ("serve", str(FIRST_PORT), str(PORTS))) for name in receivers)]
+        roles = [*((name, ("serve", str(FIRST_PORT), str(ports))) for name in receivers)]
         roles += [(name, ("load",)) for name in clients]
         workers = {}
         for name, arguments in roles:
@@ -175,7 +177,10 @@ def loading(services: ServiceLab, receivers: list[str], clients: list[str]) -> I
         for worker in workers.values():
             assert worker.hear() == "ready"
         yield Load(
-            services, {name: workers[name] for name in receivers}, {name: workers[name] for name in clients}
+            services,
+            {name: workers[name] for name in receivers},
+            {name: workers[name] for name in clients},
+            ports,
         )
 
 

@@ -1,6 +1,7 @@
 """The reconciler and Services: groups keep their numbers across a restart, and conntrack forgets who has gone."""
 
 import asyncio
+import logging
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -8,6 +9,8 @@ import pytest
 
 from fakes.node import FakeNode, running
 from fakes.virtual_time import virtual_time, within
+from k8s_ovs.agent.reconcile import ReconcileOptions
+from k8s_ovs.dataplane.bridge import BridgeSpec, Datapath
 from k8s_ovs.errors import OpenFlowError
 from k8s_ovs.flows.group import MAX_BUCKETS
 from k8s_ovs.model.events import EndpointSliceSet, Event, ServiceGone, ServiceSet
@@ -151,3 +154,17 @@ async def test_who_has_gone_while_no_agent_was_there_is_forgotten_too(affinity: 
     async with running(node):
         await node.know(*of_udp(1, SECOND), *of_udp(3, *many[1:]))
         assert node.flows.forgotten == []
+
+
+@virtual_time
+@pytest.mark.parametrize(("datapath", "served"), [("netdev", False), ("system", True)])
+async def test_sctp_is_served_where_conntrack_can_and_else_somebody_is_told(
+    datapath: Datapath, served: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    sctp = Protocol.SCTP
+    node = FakeNode(ReconcileOptions(bridge=BridgeSpec(datapath=datapath)))
+    with caplog.at_level(logging.WARNING):
+        async with running(node):
+            await node.know(service(1, sctp), endpoints(1, FIRST, protocol=sctp))
+            assert bool(node.flows.groups) is served
+    assert ("does not track SCTP" in caplog.text) is not served

@@ -278,6 +278,7 @@ class Reconciler:
             return
         self._schedule.begin()
         await self._writer.ensure_bridge()
+        self._writer.plan(self.view, self.view.set_sctp(self._switch.datapath == "system"))
         rows = {attachment.key: attachment for attachment in self._switch.attachments()}
         self._withdrawn &= rows.keys()
         await self._apply(lease_events(rows, self.view.state.attachments, self._withdrawn))
