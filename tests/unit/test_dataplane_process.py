@@ -33,9 +33,9 @@ def children() -> set[int]:
 async def ready(standby: Standby) -> int:
     """The process that waits, once there is one."""
     async with asyncio.timeout(10):
-        while (pid := standby.pid) is None:
+        while standby.pid is None:
             await asyncio.sleep(0.001)
-    return pid
+    return standby.pid
 
 
 async def test_what_was_started_before_takes_the_input_and_another_one_follows() -> None:
