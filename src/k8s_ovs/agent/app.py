@@ -126,6 +126,8 @@ class Agent:
         async with asyncio.TaskGroup() as owners, asyncio.TaskGroup() as tasks:
             owners.create_task(self._parts.switch.run(), name="ovsdb")
             owners.create_task(self._reconciler.run(), name="reconciler")
+            if self._parts.stand_by is not None:
+                owners.create_task(self._parts.stand_by(), name="stand-by")
             tasks.create_task(self._feed(tasks), name="store")
             if not self._settings.external:
                 tasks.create_task(server.run(), name="cni")

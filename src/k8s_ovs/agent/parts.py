@@ -1,9 +1,9 @@
 """What an agent works on: the real switch, kernel, rules and API server, or what a test puts in their place."""
 
 import os
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from k8s_ovs.agent.limits import KubePodApi, PodApi
 from k8s_ovs.agent.services import ServiceSources
@@ -32,7 +32,8 @@ class FollowingSwitch(Switch, Protocol):
 class AgentParts:
     """The parts of one node. `own_pods` tells of the Pods bound to it; None where there is no API server.
 
-    `services` tells of all Services, None likewise. Only processes of the user `cni_uid` may ask for pods to be attached.
+    `services` tells of all Services, None likewise. `stand_by` keeps `flows` ready, where that has a task of its own. Only
+    processes of the user `cni_uid` may ask for pods to be attached.
     """
 
     switch: FollowingSwitch
@@ -43,6 +44,7 @@ class AgentParts:
     own_pods: Callable[[], PodBatches] | None
     services: ServiceSources | None = None
     pod_api: PodApi | None = None
+    stand_by: Callable[[], Coroutine[Any, Any, None]] | None = None
     netns_exists: Callable[[str], bool] = os.path.exists
     cni_uid: int = 0
 
@@ -52,13 +54,15 @@ class AgentParts:
         own_pods: Callable[[], PodBatches] | None = None
         if kube is not None:
             own_pods = Reflector(kube, PODS, field_selector=f"spec.nodeName={settings.hostname}").watch
+        flows = OfctlFlowTable(settings.switch.management)
         return cls(
             switch=OvsdbSwitch(settings.switch.rundir),
-            flows=OfctlFlowTable(settings.switch.management),
+            flows=flows,
             host=NetlinkHostNetwork(),
             links=NetlinkPodLinks(),
             firewall=IptablesFirewall(),
             own_pods=own_pods,
             services=ServiceSources.of(kube) if kube is not None else None,
             pod_api=KubePodApi(kube) if kube is not None else None,
+            stand_by=flows.stand_by,
         )

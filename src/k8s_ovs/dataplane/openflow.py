@@ -6,7 +6,7 @@ after it. It computes no flows. See ovs-ofctl(8).
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -41,6 +41,11 @@ class OfctlFlowTable:
         self._socket = Path(target.removeprefix("unix:"))
         self._deadline = deadline
         self._kept = kept
+        self._bundle = process.Standby((*PROGRAM, "bundle", target, "-"))
+
+    async def stand_by(self) -> None:
+        """Until cancelled, keep an ovs-ofctl ready for the next bundle, which then need not wait for its start."""
+        await self._bundle.keep()
 
     async def commit(self, mods: Sequence[Mod]) -> None:
         """See `bridge.FlowTable`. `mods` are in order (`flows.diff.in_order`); no mods, no bundle."""
@@ -100,7 +105,8 @@ class OfctlFlowTable:
             async with openflow_wire.connect(self._socket, self._deadline, what) as session:
                 await session.add_meters(meters)
         if lines:
-            await self._run("bundle", ["-"], lines, f"bundle of {len(lines)} changes")
+            what = f"bundle of {len(lines)} changes"
+            await self._judged(self._bundle.run(_text(lines), self._deadline), lines, what)
         if stale:
             what = f"deleting {len(stale)} meters"
             async with openflow_wire.connect(self._socket, self._deadline, what) as session:
@@ -115,10 +121,19 @@ class OfctlFlowTable:
         fine: Sequence[int] = (0,),
     ) -> str:
         """Run ovs-ofctl with `lines` as its input; its output, if its exit status is one of `fine`."""
-        stdin = "".join(f"{line}\n" for line in lines)
+        argv = (*PROGRAM, command, self._target, *arguments)
+        return await self._judged(process.run(argv, _text(lines), self._deadline), lines, what, fine)
+
+    async def _judged(
+        self,
+        running: Awaitable[process.Finished],
+        lines: Sequence[str],
+        what: str,
+        fine: Sequence[int] = (0,),
+    ) -> str:
+        """The output of an ovs-ofctl that had `lines` as its input, if its exit status is one of `fine`."""
         try:
-            argv = (*PROGRAM, command, self._target, *arguments)
-            done = await process.run(argv, stdin, self._deadline)
+            done = await running
         except TimeoutError:
             message = f"{what}: no answer from {self._target} within {self._deadline:g} s"
             raise OpenFlowError(message, remedy=REMEDY) from None
@@ -133,3 +148,7 @@ class OfctlFlowTable:
             # ovs-ofctl took the flows, but read them in another way than they are written.
             _log.warning("%s: ovs-ofctl says: %s", what, done.stderr.strip())
         return done.stdout
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)

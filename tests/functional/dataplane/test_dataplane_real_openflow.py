@@ -44,6 +44,44 @@ async def test_two_thousand_flows_are_synchronised_by_difference(bridge: Private
     assert len(await table.dump()) == 1990
 
 
+async def replace_when_served(table: OfctlFlowTable, flows: list[Flow]) -> None:
+    """Synchronise a switch that is just starting."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await table.replace(flows)
+            except OpenFlowError:
+                await asyncio.sleep(0.02)
+            else:
+                return
+
+
+async def test_a_bundle_goes_through_the_process_that_stands_by_also_when_the_switch_was_restarted_meanwhile(
+    bridge: PrivateOvs,
+) -> None:
+    table = OfctlFlowTable(bridge.mgmt())
+    standing_by = asyncio.create_task(table.stand_by(), name="stand-by")
+    try:
+        for round_ in range(1, 4):
+            await table.commit([add(one) for one in many(round_)])
+            assert len(await table.dump()) == round_
+            if round_ == 2:
+                bridge.kill_vswitchd()
+                bridge.start_vswitchd()
+                await replace_when_served(table, many(round_))
+    finally:
+        standing_by.cancel()
+        await asyncio.wait({standing_by})
+
+
+async def test_a_process_that_stood_by_for_nothing_changes_nothing(bridge: PrivateOvs) -> None:
+    """Killed agents leave one: its input ends, empty."""
+    table = OfctlFlowTable(bridge.mgmt())
+    await table.replace(many(3))
+    bridge.ofctl("bundle", bridge.mgmt(), "/dev/null")
+    assert len(await table.dump()) == 3
+
+
 async def test_a_synchronisation_makes_the_switch_look_at_the_ports_of_first_fragments(
     bridge: PrivateOvs,
 ) -> None:

@@ -1,6 +1,7 @@
 """An agent's report survives what happens to servers, connections and leases, and nothing else keeps it."""
 
 import asyncio
+import base64
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -55,6 +56,12 @@ def revision(server: PrivateEtcd) -> int:
     return int(server.call("kv/range", {"key": "YQ=="})["header"]["revision"])
 
 
+def created(server: PrivateEtcd) -> int:
+    """The revision that made the report's key: another one if the key was gone meanwhile."""
+    key = base64.b64encode(KEY.encode()).decode()
+    return int(server.call("kv/range", {"key": key})["kvs"][0]["create_revision"])
+
+
 @asynccontextmanager
 async def agent(settings: EtcdSettings, port: int, first: str = "a/accept") -> AsyncIterator[Presence]:
     """An agent's presence in a server behind this port."""
@@ -80,6 +87,24 @@ async def test_it_outlives_its_time_to_live_while_the_agent_lives(
         assert leases(etcd) == lease
         assert revision(etcd) == before, "nobody is woken"
     await until("no report", lambda: etcd.get(KEY) is None)
+
+
+async def test_its_lease_is_kept_alive_also_while_there_is_always_something_to_write(
+    etcd: PrivateEtcd, impatient: EtcdSettings
+) -> None:
+    """A lease that ended would take along what was written a moment before."""
+
+    async def say(presence: Presence, text: str) -> None:
+        presence.tell(report(text))
+        await until(f"report {text}", lambda: token(etcd) == text)
+
+    async with agent(impatient, etcd.port) as presence:
+        await until("the report", lambda: token(etcd) == "a/accept")
+        before = created(etcd)
+        end = time.monotonic() + 3 * TTL
+        while time.monotonic() < end:
+            await say(presence, f"{time.monotonic_ns()}/send")
+        assert created(etcd) == before, "it was there all the time"
 
 
 async def test_a_restarted_server_has_the_report_again(etcd: PrivateEtcd, impatient: EtcdSettings) -> None:

@@ -17,6 +17,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from math import inf
 
 from k8s_ovs.errors import ConfigError, EtcdError
 from k8s_ovs.model.types import AgentReport
@@ -48,7 +49,8 @@ class EtcdPresence:
         self._written: AgentReport | None = None
         self._news = asyncio.Event()
         self._lease = 0
-        self._alive = False
+        self._renew_at = -inf
+        """When the lease is to be kept alive again, by the loop's clock: in good time, however much there is to write."""
         self._trouble = ""
 
     def tell(self, report: AgentReport) -> None:
@@ -67,18 +69,16 @@ class EtcdPresence:
                 connection = await self._client.connection()
                 await self._keep(connection)
                 pauses = retry_pauses()
-                pause = self._ttl / 3
+                pause = max(0.0, self._renew_at - _now())
             except LostLease:
-                self._alive, pause = False, 0
+                self._renew_at, pause = -inf, 0
             except (EtcdError, ConfigError) as err:
                 self._client.drop(connection)
-                self._alive, pause = False, next(pauses)
+                self._renew_at, pause = -inf, next(pauses)
                 self._say(f"the controller does not hear this agent: {err}")
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._news.wait()
-                    continue
-            self._alive = False  # as far as we know
 
     async def _keep(self, connection: Connection) -> None:
         """Bring the store to where it should be: the lease alive, the present report written with it."""
@@ -88,10 +88,11 @@ class EtcdPresence:
         key = keys.report(report.host_ip)
         if not self._lease:
             self._lease = await self._new_number(connection, key)
-        if not self._alive:
+        if _now() >= self._renew_at:
+            renewed = _now()
             if not await connection.keep_lease(self._lease):
                 await connection.grant_lease(self._lease, self._ttl)
-            self._alive = True
+            self._renew_at = renewed + self._ttl / 3
         if report is not self._written or not await self._is_there(connection, key):
             await self._write(connection, key, report)
 
@@ -128,3 +129,8 @@ class EtcdPresence:
         elif self._trouble and not trouble:
             logger.info("the controller hears this agent again")
         self._trouble = trouble
+
+
+def _now() -> float:
+    """The loop's clock, in seconds."""
+    return asyncio.get_running_loop().time()
