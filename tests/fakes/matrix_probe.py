@@ -15,15 +15,18 @@ import socket
 import struct
 import time
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from k8s_ovs.lab import namespaces
 from k8s_ovs.lab.probes import Protocol, Target, echo_request
+
+T = TypeVar("T")
 
 MARK = struct.Struct("!8sQ")
 """What a datagram carries: who we are, and the probe's number."""
@@ -52,7 +55,7 @@ REQUESTS_ONLY = (
 FIRST_PORT, LAST_PORT = 32768, 60999
 """Source ports of connections: ports that no server uses."""
 AT_ONCE = 128
-"""Probes of a strike that are on their way at the same time: fewer than a switch port's receive buffer holds."""
+"""Probes that are on their way at the same time: fewer than a switch port's receive buffer holds."""
 RESEND = 0.3
 PATIENCE = 10.0
 """Seconds that an allowed probe, and an echo of a node, may need on a machine that is busy with other things."""
@@ -166,23 +169,25 @@ class MatrixProbe:
 
     def measure(self, asks: Sequence[Ask]) -> list[Told]:
         """Probe all of it: the allowed again and again until they are answered, the forbidden until they are surely dropped."""
-        told = self._begin(asks)
-        allowed = [each for each in told if each.ask.allowed]
-        self._until_answered(allowed)
+        told: list[Told] = []
+        for some in _portions(asks):
+            begun = self._begin(some)
+            self._until_answered([each for each in begun if each.ask.allowed])
+            told += begun
         self._barrier()
-        forbidden = [each for each in told if not each.ask.allowed]
-        self._send(forbidden)
-        self._barrier()
+        for again in _portions([each for each in told if not each.ask.allowed]):
+            self._send(again)
+            self._barrier()
         self._end()
         return told
 
     def strike(self, asks: Sequence[Ask]) -> list[Told]:
-        """Probe all of it once, some at a time; what is not answered within PATIENCE is lost."""
+        """Probe all of it once; what is not answered within PATIENCE is lost."""
         told: list[Told] = []
-        for begin in range(0, len(asks), AT_ONCE):
-            portion = self._begin(asks[begin : begin + AT_ONCE])
-            self._serve_until(lambda some=portion: all(each.answered for each in some), PATIENCE)
-            told += portion
+        for some in _portions(asks):
+            begun = self._begin(some)
+            self._serve_until(_all_answered(begun), PATIENCE)
+            told += begun
         self._end()
         return told
 
@@ -193,11 +198,11 @@ class MatrixProbe:
 
     def _until_answered(self, wanted: Sequence[Told]) -> None:
         deadline = time.monotonic() + PATIENCE
-        missing = list(wanted)
-        while missing and time.monotonic() < deadline:
-            self._serve_until(lambda: all(each.answered for each in wanted), RESEND)
-            missing = [each for each in wanted if not each.answered]
+        self._serve_until(_all_answered(wanted), RESEND)
+        while time.monotonic() < deadline and (missing := [each for each in wanted if not each.answered]):
+            # The kernel repeats a connection request by itself.
             self._send([each for each in missing if each.ask.protocol is not Protocol.TCP or each.refused])
+            self._serve_until(_all_answered(missing), RESEND)
 
     def _barrier(self) -> None:
         """Every pod asks every node for an echo; what any of them sent before is dealt with when this returns."""
@@ -324,6 +329,14 @@ class MatrixProbe:
                 told = self._marked(data[header + 8 : header + 8 + MARK.size])
             if told is not None:
                 told.arrivals.append((title, socket.inet_ntoa(data[12:16])))
+
+
+def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[begin : begin + AT_ONCE] for begin in range(0, len(items), AT_ONCE))
+
+
+def _all_answered(told: Sequence[Told]) -> Callable[[], bool]:
+    return lambda: all(each.answered for each in told)
 
 
 def _all(sock: socket.socket) -> Iterable[tuple[bytes, object]]:
