@@ -84,6 +84,20 @@ class Administrator:
         self.history.append(Changed(namespace, action, other, begun, done))
         return self.history[-1]
 
+    def change_by_command(
+        self, namespace: str, action: str, other: str = "", *, seconds: float = 60
+    ) -> Changed:
+        """The same with `k8s-ovs tenant … --wait`: complete when the command says so."""
+        begun = time.monotonic_ns()
+        self.periods.append(Period(self._since, begun, dict(self.vnis)))
+        words = [namespace, *([other] if other else []), "--wait", "--timeout", str(seconds), "-o", "json"]
+        told = json.loads(self.lab.cli("tenant", action, *words, timeout=seconds + 30).stdout)
+        self._since = time.monotonic_ns()
+        assert told["result"] in ("complete", "unchanged"), told
+        self.vnis[namespace] = told["netID"]
+        self.history.append(Changed(namespace, action, other, begun, self._since))
+        return self.history[-1]
+
     def _answer(self, namespace: str, begun: int, seconds: float) -> tuple[int, dict[str, Any]]:
         deadline = time.monotonic() + seconds
         while True:
