@@ -129,8 +129,8 @@ def running(lab: Lab, flows: Sequence[Flow], seconds: float = 0) -> Iterator[Run
             assert receiver.stdout.readline() == "{}\n", f"{flow.name}: the receiver did not start"
         for flow, port in zip(flows, ports, strict=True):
             address = places[flow.target]["address"]
-            arguments = ("send", flow.protocol, address, port, str(flow.offered))
-            stack.enter_context(_worker(places[flow.source], *arguments))
+            place = places[flow.source]
+            stack.enter_context(_worker(place, "send", flow.protocol, address, port, str(flow.offered)))
         yield Running(flows, receivers)
 
 
