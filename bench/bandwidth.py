@@ -9,20 +9,25 @@ the shaper in its own namespace, so that the switch's meter is alone. 1M and 10M
 
 import argparse
 import os
+import statistics
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from fakes.bandwidth import EGRESS, INGRESS, Flow, Rates, create_pods, measure, remove_shaper
+from fakes.bandwidth import EGRESS, INGRESS, Flow, Rates, create_pods, measure, remove_shaper, running
 from fakes.labs import Lab, running_lab
 
 LIMITS = (1, 10, 100)
 """Mbit/s."""
+STEPS = (5, 10, 2, 8, 1, 4)
+"""Mbit/s of a pod whose limits change, every STEP seconds."""
+STEP = 3.0
 SOURCE, TARGET = "default/source", "default/target"
 KINDS = {"in": "towards the pod", "out": "from the pod", "bare": "from the pod, shaper removed"}
 HEADER = (
-    "",
+    "protocol",
     "direction",
     "limit",
     "goodput Mbit/s",
@@ -52,6 +57,7 @@ def main() -> None:
                     rates = measure(lab, list(flows.values()), options.seconds)
                     for limit, each in flows.items():
                         figures(each, direction, limit, rates[each.name])
+        changes(lab)
         print(f"\nLoad of the machine at the end: {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores.")
 
 
@@ -71,6 +77,26 @@ def flow(kind: str, limit: int, protocol: str) -> Flow:
     if kind == "in":
         return Flow(SOURCE, f"default/in{limit}m", protocol, limit * 2e6)
     return Flow(f"default/{kind}{limit}m", f"default/to{limit}m", protocol, limit * 2e6)
+
+
+def changes(lab: Lab) -> None:
+    """How long a change of both annotations takes until it is seen in the traffic, from when kubectl has returned."""
+    flows = {"towards the pod": Flow(SOURCE, "default/out1m", "udp", 20e6)}
+    flows["from the pod"] = Flow("default/out1m", TARGET, "udp", 20e6)
+    begun: list[tuple[int, int]] = []
+    with running(lab, list(flows.values())) as these:
+        for limit in STEPS:
+            lab.kubectl(
+                "annotate", "pod", "out1m", "--overwrite", f"{INGRESS}={limit}M", f"{EGRESS}={limit}M"
+            )
+            begun.append((limit, these.now()))
+            time.sleep(STEP)  # the measurement itself
+        these.end()
+        rates = these.rates()
+    for direction, each in flows.items():
+        seconds = [rates[each.name].settled(begin, limit * 0.7, limit * 1.1) for limit, begin in begun]
+        print(f"\nChanges {direction} are seen {statistics.median(seconds):.2f} s (median), ", end="")
+        print(f"{max(seconds):.2f} s (longest of {len(seconds)}) after kubectl has returned.")
 
 
 def figures(each: Flow, direction: str, limit: int, rates: Rates) -> None:

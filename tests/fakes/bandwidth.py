@@ -67,14 +67,12 @@ class Rates:
         assert len(inside) >= 2, f"{len(inside)} looks between {begin} and {end}"
         return self._rate(inside[0], inside[-1], payload=False)
 
-    def settled(self, begin: int, low: float, high: float, window: float = 0.5) -> float:
-        """Seconds from `begin` until frames pass at `low` to `high` Mbit/s over `window` seconds; inf if that never is."""
+    def settled(self, begin: int, low: float, high: float, window: float = 0.3) -> float:
+        """Seconds from `begin` until frames pass at `low` to `high` Mbit/s for `window` seconds; inf if they never do."""
         later = [sample for sample in self.samples if sample[0] >= begin]
         for first in later:
             last = next((each for each in later if each[0] - first[0] >= window * 1e9), None)
-            if last is None:
-                break
-            if low <= self._rate(first, last, payload=False) <= high:
+            if last is not None and low <= self._rate(first, last, payload=False) <= high:
                 return (first[0] - begin) / 1e9
         return float("inf")
 
@@ -131,8 +129,8 @@ def running(lab: Lab, flows: Sequence[Flow], seconds: float = 0) -> Iterator[Run
             assert receiver.stdout.readline() == "{}\n", f"{flow.name}: the receiver did not start"
         for flow, port in zip(flows, ports, strict=True):
             address = places[flow.target]["address"]
-            arguments = ("send", flow.protocol, address, port, str(flow.offered))
-            stack.enter_context(_worker(places[flow.source], *arguments))
+            place = places[flow.source]
+            stack.enter_context(_worker(place, "send", flow.protocol, address, port, str(flow.offered)))
         yield Running(flows, receivers)
 
 

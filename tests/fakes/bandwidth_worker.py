@@ -11,6 +11,7 @@ until stdin ends. Nothing is judged here.
 """
 
 import json
+import os
 import select
 import socket
 import struct
@@ -84,9 +85,10 @@ def follow(flow: socket.socket, first: Sample, seconds: float) -> list[Sample]:
     flow.setblocking(False)
     buffer = bytearray(1 << 18)
     due = time.monotonic_ns()
+    watched: list[socket.socket | int] = [flow, 0]
     while not seconds or samples[-1][0] - first[0] < seconds * 1e9:
-        ready, _, _ = select.select([flow, 0], [], [], LOOK)
-        if 0 in ready and not sys.stdin.buffer.read1(1):
+        ready, _, _ = select.select(watched, [], [], LOOK)
+        if 0 in ready and not os.read(0, 1):
             break
         if flow in ready and not flow.recv_into(buffer) and flow.type == socket.SOCK_STREAM:
             break
@@ -109,7 +111,7 @@ def send(protocol: str, address: str, port: int, rate: float) -> None:
             wait = max(0.0, (due - time.monotonic_ns()) / 1e9)
             # A socket behind a shaper is not ready while its buffer is full.
             stop, ready, _ = select.select([0], [flow] if wait < 1e-3 else [], [], max(wait, 1e-3))
-            if stop and not sys.stdin.buffer.read1(1):
+            if stop and not os.read(0, 1):
                 return
             while ready and due <= time.monotonic_ns():
                 try:

@@ -51,8 +51,8 @@ METER_PERCENT = 102
 """The meter's rate, as a part of the limit: it has to let pass what the shaper lets pass, whoever's clock is faster."""
 METER_BURST_MS = 50
 """The meter's burst, in milliseconds of the limit. It has to hold what the shaper lets go at once, and what piles up while
-the switch gets no CPU; TCP behind a shaper loses nothing by it, also on a busy machine. A pod that removes its shaper gets
-107% of the limit in the first second (200 ms: 122%), and halves its own TCP by it."""
+the switch gets no CPU; TCP behind a shaper was the same with 50 and with 200 ms, as far as a busy machine can tell. A pod
+that removes its shaper gets 107% of the limit in the first second (200 ms: 122%), and slows down its own TCP by it."""
 MIN_METER_BURST = 75
 """Kilobits: a packet larger than the burst would never pass, and this is a jumbo frame."""
 MAX_METER = (1 << 32) - 1
