@@ -2,7 +2,9 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -56,17 +58,34 @@ def test_other_endpoints_coming_and_going_disturb_nobody(rolls: ServiceLab) -> N
 
 def test_datagrams_follow_to_a_living_endpoint(rolls: ServiceLab) -> None:
     """One socket keeps its conntrack entry alive: only forgetting it can move it away from an endpoint that is gone."""
+    with moved_away(rolls, "resolver") as asking:
+        assert line(asking) == "heard"
+
+
+def test_datagrams_follow_though_the_endpoint_went_while_no_agent_was_there(rolls: ServiceLab) -> None:
+    """Stopped before it can hear of that, then killed: only what the switch still holds tells the next one."""
+    pid = rolls.lab.node("node1")["agent"]["pid"]
+    with moved_away(rolls, "restarted", lambda: os.kill(pid, signal.SIGSTOP)) as asking:
+        os.kill(pid, signal.SIGKILL)
+        assert line(asking) == "heard"
+    eventually(lambda: rolls.lab.get("node1", "/readyz")[0] == 200, "the new agent is ready")
+
+
+@contextmanager
+def moved_away(
+    rolls: ServiceLab, name: str, before: Callable[[], None] = lambda: None
+) -> Iterator[subprocess.Popen[str]]:
+    """A client that goes on asking a UDP Service whose silent endpoint went, after `before`, for one that answers."""
     udp = {"port": 53, "protocol": "UDP"}
     silent, answers = {**udp, "port": 5999}, {**udp, "port": 80}
-    rolls.apply(
-        rolls.service("resolver", udp), rolls.slice("resolver", rolls.pod_ip(SERVERS[1]), ports=[silent])
-    )
-    address = rolls.address("resolver")
+    rolls.apply(rolls.service(name, udp), rolls.slice(name, rolls.pod_ip(SERVERS[1]), ports=[silent]))
+    address = rolls.address(name)
     with running(rolls.lab, CLIENT, "keep-asking", address, 53) as asking:
         assert line(asking) == "silent"
         eventually(lambda: sent_to(rolls, 5999), "a translated connection to the endpoint that will go")
-        rolls.apply(rolls.slice("resolver", rolls.pod_ip(SERVERS[2]), ports=[answers]))
-        assert line(asking) == "heard"
+        before()
+        rolls.apply(rolls.slice(name, rolls.pod_ip(SERVERS[2]), ports=[answers]))
+        yield asking
 
 
 def sent_to(rolls: ServiceLab, port: int) -> bool:
