@@ -75,6 +75,7 @@ def main() -> None:
     )
     parser.add_argument("--connections", type=int, default=20_000, help="for each row")
     parser.add_argument("--endpoints", type=int, nargs="+", default=[2, 3, 10, 100])
+    parser.add_argument("--protocols", nargs="+", default=["TCP", "UDP"])
     parser.add_argument("--times", type=int, default=50, help="each of the other figures is taken")
     options = parser.parse_args()
     with running_lab(environment=NO_RESYNC) as lab, bench(lab) as load:
@@ -85,8 +86,8 @@ def main() -> None:
         )
         print("| --- " * 10 + "|")
         for count in options.endpoints:
-            for udp in (False, True):
-                spreading(load, count, options.connections, udp=udp)
+            for protocol in options.protocols:
+                spreading(load, count, options.connections, Protocol[protocol])
         print("\n| what | times | median ms | longest ms |\n| --- | --- | --- | --- |")
         refusals(load, options.times)
         beginnings(load, options.times)
@@ -103,9 +104,9 @@ def bench(lab: Lab) -> Iterator[Load]:
             yield load
 
 
-def spreading(load: Load, count: int, connections: int, *, udp: bool) -> None:
+def spreading(load: Load, count: int, connections: int, protocol: Protocol) -> None:
     """The rows for so many endpoints."""
-    endpoints, protocol = load.endpoints(count), Protocol.UDP if udp else Protocol.TCP
+    endpoints, udp = load.endpoints(count), protocol is Protocol.UDP
     address = load.create(f"e{count}{protocol.name.lower()}", endpoints, protocol.name)
     answers(load, address, udp=udp)
     switch = Switch(load.services.lab, "node1")
