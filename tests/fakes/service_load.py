@@ -105,6 +105,7 @@ class Load:
     ports: int
     """On which each receiver listens: so many endpoints a pod can be."""
     _sources: dict[str, int] = field(default_factory=dict)
+    _addresses: dict[str, str] = field(default_factory=dict)
 
     def endpoints(self, count: int) -> list[Endpoint]:
         """So many endpoints: one port of as many pods as there are, then their second ports, and so on."""
@@ -112,11 +113,17 @@ class Load:
         assert count <= len(names) * self.ports
         return [(names[number % len(names)], FIRST_PORT + number // len(names)) for number in range(count)]
 
+    def address(self, pod: str) -> str:
+        """A pod's address, asked for once."""
+        if pod not in self._addresses:
+            self._addresses[pod] = self.services.pod_ip(pod)
+        return self._addresses[pod]
+
     def create(self, name: str, endpoints: list[Endpoint], protocol: str = "TCP", **spec: Any) -> str:
         """A Service with these endpoints behind its port 80; its address."""
         by_port: dict[int, list[str]] = {}
         for pod, port in endpoints:
-            by_port.setdefault(port, []).append(self.services.pod_ip(pod))
+            by_port.setdefault(port, []).append(self.address(pod))
         pieces = [
             self.services.slice(name, *addresses, number=number, ports=[{"port": port, "protocol": protocol}])
             for number, (port, addresses) in enumerate(by_port.items())
