@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from fakes.lab_services import ServiceLab, namespace
+from fakes.lab_services import namespace
 from fakes.labs import Lab, eventually, running_lab
 from fakes.service_load import Endpoint, Load, Switch, loading
 from k8s_ovs.flows.group import Bucket, Group, GroupId
@@ -75,6 +75,7 @@ def main() -> None:
     )
     parser.add_argument("--connections", type=int, default=20_000, help="for each row")
     parser.add_argument("--endpoints", type=int, nargs="+", default=[2, 3, 10, 100])
+    parser.add_argument("--protocols", nargs="+", default=["TCP", "UDP"])
     parser.add_argument("--times", type=int, default=50, help="each of the other figures is taken")
     options = parser.parse_args()
     with running_lab(environment=NO_RESYNC) as lab, bench(lab) as load:
@@ -85,8 +86,8 @@ def main() -> None:
         )
         print("| --- " * 10 + "|")
         for count in options.endpoints:
-            for udp in (False, True):
-                spreading(load, count, options.connections, udp=udp)
+            for protocol in options.protocols:
+                spreading(load, count, options.connections, Protocol[protocol])
         print("\n| what | times | median ms | longest ms |\n| --- | --- | --- | --- |")
         refusals(load, options.times)
         beginnings(load, options.times)
@@ -103,13 +104,13 @@ def bench(lab: Lab) -> Iterator[Load]:
             yield load
 
 
-def spreading(load: Load, count: int, connections: int, *, udp: bool) -> None:
+def spreading(load: Load, count: int, connections: int, protocol: Protocol) -> None:
     """The rows for so many endpoints."""
-    endpoints, protocol = load.endpoints(count), Protocol.UDP if udp else Protocol.TCP
+    endpoints, udp = load.endpoints(count), protocol is Protocol.UDP
     address = load.create(f"e{count}{protocol.name.lower()}", endpoints, protocol.name)
     answers(load, address, udp=udp)
     switch = Switch(load.services.lab, "node1")
-    ways = other_ways(load.services, switch, endpoints, protocol)
+    ways = other_ways(load, switch, endpoints, protocol)
     taken = {way: Taken(dict.fromkeys(endpoints, 0)) for way in ways}
     for _ in range(BLOCKS):
         # A client for each way, so that no source port comes again while conntrack remembers it.
@@ -131,17 +132,17 @@ def block(load: Load, switch: Switch, way: tuple[str, str], taken: Taken, count:
     taken.cached = max(taken.cached, switch.cached())
     taken.connections += count
     assert spread.outcomes == {"answered": count}, spread.outcomes
-    assert set(spread.peers) == {load.services.pod_ip(client)}, "endpoints see the client's own address"
+    assert set(spread.peers) == {load.address(client)}, "endpoints see the client's own address"
     for endpoint, got in spread.shares.items():
         taken.shares[endpoint] += got
     taken.milliseconds += load.run(client, address, endpoints, ONE_BY_ONE, at_once=1, udp=udp).taken
 
 
 def other_ways(
-    services: ServiceLab, switch: Switch, endpoints: Sequence[Endpoint], protocol: Protocol
+    load: Load, switch: Switch, endpoints: Sequence[Endpoint], protocol: Protocol
 ) -> dict[str, str]:
     """The group as the product has made it, and the same endpoints chosen in other ways."""
-    keys = [BackendKey(IPv4Address(services.pod_ip(pod)), protocol, port) for pod, port in endpoints]
+    keys = [BackendKey(IPv4Address(load.address(pod)), protocol, port) for pod, port in endpoints]
     wanted = {f"{key.address}:{key.port}" for key in keys}
     ours = [line for line in switch.groups() if set(re.findall(r"nat\(dst=([0-9.:]+)\)", line)) == wanted]
     own = max(ours, key=lambda line: int(re.findall(r"group_id=(\d+)", line)[0]))

@@ -45,7 +45,7 @@ def test_no_endpoint_gets_twice_or_half_of_the_mean(load: Load, protocol: str) -
         assert spread.outcomes == {"answered": CONNECTIONS}
         assert sum(spread.shares.values()) == CONNECTIONS
         assert 0.5 <= spread.least <= spread.most <= 2, spread.shares
-        assert set(spread.peers) == {load.services.pod_ip(client)}, "endpoints see the client's own address"
+        assert set(spread.peers) == {load.address(client)}, "endpoints see the client's own address"
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "UDP"])

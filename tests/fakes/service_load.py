@@ -10,7 +10,7 @@ import re
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +104,8 @@ class Load:
     clients: dict[str, Worker]
     ports: int
     """On which each receiver listens: so many endpoints a pod can be."""
-    _source: int = field(default=FIRST_SOURCE)
+    _sources: dict[str, int] = field(default_factory=dict)
+    _addresses: dict[str, str] = field(default_factory=dict)
 
     def endpoints(self, count: int) -> list[Endpoint]:
         """So many endpoints: one port of as many pods as there are, then their second ports, and so on."""
@@ -112,17 +113,29 @@ class Load:
         assert count <= len(names) * self.ports
         return [(names[number % len(names)], FIRST_PORT + number // len(names)) for number in range(count)]
 
+    def address(self, pod: str) -> str:
+        """A pod's address, asked for once."""
+        if pod not in self._addresses:
+            self._addresses[pod] = self.services.pod_ip(pod)
+        return self._addresses[pod]
+
     def create(self, name: str, endpoints: list[Endpoint], protocol: str = "TCP", **spec: Any) -> str:
         """A Service with these endpoints behind its port 80; its address."""
         by_port: dict[int, list[str]] = {}
         for pod, port in endpoints:
-            by_port.setdefault(port, []).append(self.services.pod_ip(pod))
+            by_port.setdefault(port, []).append(self.address(pod))
         pieces = [
             self.services.slice(name, *addresses, number=number, ports=[{"port": port, "protocol": protocol}])
             for number, (port, addresses) in enumerate(by_port.items())
         ]
         self.services.apply(*pieces, self.services.service(name, {"port": 80, "protocol": protocol}, **spec))
         return self.services.address(name)
+
+    def wait(self, client: str, address: str) -> Callable[[], float]:
+        """A client tries until the Service answers; when that was (time.monotonic), for who calls what is returned."""
+        worker = self.clients[client]
+        worker.tell("await", address, 80)
+        return lambda: float(worker.hear())
 
     def run(
         self,
@@ -152,10 +165,11 @@ class Load:
         self, client: str, address: str, port: int, count: int, *, at_once: int = 1, udp: bool = False
     ) -> tuple[list[float], dict[str, int]]:
         """Connections to anything: milliseconds of those that got an answer, and how many ended how."""
-        if self._source + count > LAST_SOURCE:
-            self._source = FIRST_SOURCE
-        sources = [self._source, self._source + count - 1]
-        self._source += count
+        first = self._sources.get(client, FIRST_SOURCE)
+        if first + count > LAST_SOURCE:
+            first = FIRST_SOURCE
+        sources = [first, first + count - 1]
+        self._sources[client] = first + count
         worker = self.clients[client]
         worker.tell("load", address, port, "udp" if udp else "tcp", sources, at_once)
         taken, outcomes = worker.hear()
