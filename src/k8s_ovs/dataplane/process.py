@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 BREATH = 0.02
 """Seconds from the end of one command to the start of the next: whoever waited for it has something to do first."""
 
