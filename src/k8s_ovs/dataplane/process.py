@@ -9,6 +9,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+BREATH = 0.02
+"""Seconds from the end of one command to the start of the next: whoever waited for it has something to do first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -53,6 +56,7 @@ class Standby:
                     with contextlib.suppress(OSError):  # who uses it tries again, and is told
                         self._ready = await _start(self._argv)
                 await self._used.wait()
+                await asyncio.sleep(BREATH)
                 self._used.clear()
         finally:
             if self._ready is not None:
@@ -67,7 +71,7 @@ class Standby:
                 process = await _start(self._argv)
             return await _finish(process, stdin, deadline)
         finally:
-            self._used.set()  # only now: starting the next one would slow this one down
+            self._used.set()
 
 
 async def _start(argv: Sequence[str]) -> asyncio.subprocess.Process:

@@ -181,7 +181,7 @@ class DesiredFlows:
     def _replace(
         self, key: ViewKey, wanted: dict[ItemIdentity, Item], before: dict[ItemIdentity, Item | None]
     ) -> None:
-        had = self._by_key.get(key, {})
+        had = self._by_key.setdefault(key, {})
         changed = [identity for identity, item in wanted.items() if had.get(identity) != item]
         gone = [identity for identity in had if identity not in wanted]
         for identity in (*gone, *changed):
@@ -189,15 +189,13 @@ class DesiredFlows:
             if identity not in before:
                 before[identity] = _winner(claims) if claims else None
             if identity in wanted:
-                claims[key] = wanted[identity]
+                had[identity] = claims[key] = wanted[identity]
             else:
-                del claims[key]
+                del had[identity], claims[key]
                 if not claims:
                     del self._claims[identity]
-        if wanted:
-            self._by_key[key] = wanted
-        else:
-            self._by_key.pop(key, None)
+        if not had:
+            del self._by_key[key]
 
     def _mods(self, before: dict[ItemIdentity, Item | None]) -> list[Mod]:
         mods: list[Mod] = []
