@@ -27,7 +27,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.et
 CLIENT = str(Path(reach_client.__file__))
 PREFIX = "/k8s.ovs.com/ovs/network"
 NODES = ("node1", "node2")
-PODS = ("web-1", "web-2")
 BOTH = ({"name": "t", "port": 80}, {"name": "u", "port": 80, "protocol": "UDP"})
 BALANCER_PORT = 8088
 LIMIT = 10
@@ -93,13 +92,34 @@ class Administrator:
         assert not answer.get("Error")
         return int(answer["NetID"])
 
-    def tenant(self, namespace: str) -> ServiceLab:
+    def tenant(self, namespace: str) -> "Tenant":
         """A Namespace with a pod on each node and a Service for TCP and UDP."""
         self.lab.kubectl("create", "namespace", namespace)
-        tenant = ServiceLab(self.lab, namespace)
-        tenant.pods("web", *NODES)
-        tenant.apply(tenant.service("web", *BOTH, selector="web"))
-        return tenant
+        made = ServiceLab(self.lab, namespace)
+        addresses = {name: made.pod_ip(name) for name in made.pods("web", *NODES)}
+        made.apply(made.service("web", *BOTH, selector="web"))
+        return Tenant(self.lab, namespace, addresses, made.address("web"))
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A Namespace with pods and a Service: names as servers call themselves to addresses, and the cluster address."""
+
+    lab: Lab
+    namespace: str
+    pods: dict[str, str]
+    service: str
+
+    @property
+    def client(self) -> str:
+        """The pod that tries to reach others; on the first node."""
+        return next(iter(self.pods))
+
+    def ways_to(self, target: "Tenant") -> list[Way]:
+        """To the pods and the Service of another tenant, on the same node and across; or to the own ones."""
+        addresses = [address for name, address in target.pods.items() if name != self.client]
+        found = [(verb, address) for verb in ("ping", "tcp", "udp") for address in addresses]
+        return [*found, ("tcp", target.service), ("udp", target.service)]
 
 
 @pytest.fixture(scope="module")
@@ -119,30 +139,24 @@ def pings(lab: Lab, place: str, *addresses: str) -> set[bool]:
     return set(tried(lab, place, *(("ping", address) for address in addresses)).values())
 
 
-def ways(source: ServiceLab, target: ServiceLab) -> list[Way]:
-    """To the pods and the Service of another tenant, on the same node and across; or to the own ones."""
-    pods = [target.pod_ip(f"{target.namespace}/{name}") for name in (PODS if source != target else PODS[1:])]
-    found = [(verb, address) for verb in ("ping", "tcp", "udp") for address in pods]
-    return [*found, ("tcp", target.address("web")), ("udp", target.address("web"))]
-
-
-def apart(one: ServiceLab, two: ServiceLab) -> None:
+def apart(one: Tenant, two: Tenant) -> None:
     """Neither reaches the other."""
     for source, target in ((one, two), (two, one)):
-        found = tried(source.lab, f"{source.namespace}/web-1", *ways(source, target))
+        found = tried(source.lab, source.client, *source.ways_to(target))
         assert not any(found.values()), f"{source.namespace} → {target.namespace}: {found}"
 
 
-def together(one: ServiceLab, two: ServiceLab) -> None:
+def together(one: Tenant, two: Tenant) -> None:
     """Each reaches the other, and is seen as what it is."""
     for source, target in ((one, two), (two, one)):
-        client, wanted = f"{source.namespace}/web-1", ways(source, target)
-        found = tried(source.lab, client, *wanted)
+        wanted = source.ways_to(target)
+        found = tried(source.lab, source.client, *wanted)
         if not all(found.values()):  # a busy machine may have been slow: only what stays closed counts
-            found = tried(source.lab, client, *wanted)
+            found = tried(source.lab, source.client, *wanted)
         assert all(found.values()), f"{source.namespace} → {target.namespace}: {found}"
-        answer = ask(source.lab, client, target.pod_ip(f"{target.namespace}/web-2"), 80)[0]
-        assert (answer.pod, answer.peer) == (f"{target.namespace}/web-2", source.pod_ip(client))
+        far, address = list(target.pods.items())[-1]
+        answer = ask(source.lab, source.client, address, 80)[0]
+        assert (answer.pod, answer.peer) == (far, source.pods[source.client])
 
 
 def test_tenants_are_isolated_joined_split_and_made_global(admin: Administrator) -> None:
@@ -232,9 +246,10 @@ def pod(name: str, node: str, limits: dict[str, str]) -> dict[str, Any]:
 
 
 @contextmanager
-def nginx(lab: Lab, host: str, folder: Path, tenants: dict[str, list[str]]) -> Iterator[None]:
-    """nginx on a host, balancing over pods, until the end of the block."""
-    conf = write_conf(folder, BALANCER_PORT, tenants)
+def nginx(lab: Lab, host: str, folder: Path, *tenants: Tenant) -> Iterator[None]:
+    """nginx on a host, balancing over the pods of each tenant, until the end of the block."""
+    pods = {tenant.namespace: [f"{ip}:80" for ip in tenant.pods.values()] for tenant in tenants}
+    conf = write_conf(folder, BALANCER_PORT, pods)
     command = [
         CLI,
         "lab",
@@ -259,11 +274,9 @@ def nginx(lab: Lab, host: str, folder: Path, tenants: dict[str, list[str]]) -> I
 
 def test_a_load_balancer_outside_reaches_pods_of_all_tenants(admin: Administrator, tmp_path: Path) -> None:
     lab = admin.lab
-    names = ("cyan", "pink")
-    tenants = {tenant.namespace: tenant for tenant in map(admin.tenant, names)}
-    ips = {name: [tenants[name].pod_ip(f"{name}/{pod}") for pod in PODS] for name in names}
-    every = [address for addresses in ips.values() for address in addresses]
-    apart(*tenants.values())
+    cyan, pink = admin.tenant("cyan"), admin.tenant("pink")
+    every = [*cyan.pods.values(), *pink.pods.values()]
+    apart(cyan, pink)
 
     lab.lab("add-host", "lb", "--unregistered")
     address = next(host["ip"] for host in lab.status()["hosts"] if host["name"] == "lb")
@@ -275,10 +288,10 @@ def test_a_load_balancer_outside_reaches_pods_of_all_tenants(admin: Administrato
     gateway = str(IPv4Network(record["Subnet"])[1])
     eventually(lambda: pings(lab, "lb", *every) == {True}, "lb reaches every pod")
 
-    with nginx(lab, "lb", tmp_path, {name: [f"{ip}:80" for ip in ips[name]] for name in names}):
-        for name in names:
-            balanced(lab, address, name, gateway)
-    apart(*tenants.values())
+    with nginx(lab, "lb", tmp_path, cyan, pink):
+        for tenant in (cyan, pink):
+            balanced(tenant, address, gateway)
+    apart(cyan, pink)
 
     lab.etcdctl("del", f"{PREFIX}/{admin.network()}/subnets/{address}")
     eventually(lambda: pings(lab, "lb", *every) == {False}, "nobody lets it in any more")
@@ -292,15 +305,15 @@ for _ in range(20):
 """
 
 
-def balanced(lab: Lab, address: str, tenant: str, gateway: str) -> None:
+def balanced(tenant: Tenant, address: str, gateway: str) -> None:
     """A client outside gets answers of both pods in turn; they see the load balancer's gateway as their client."""
-    url = f"http://{address}:{BALANCER_PORT}/{tenant}/peer"
+    url = f"http://{address}:{BALANCER_PORT}/{tenant.namespace}/peer"
 
     def fetch() -> list[dict[str, Any]]:
-        done = lab.exec("outside", PYTHON, "-I", "-S", "-c", FETCH, url, check=False)
+        done = tenant.lab.exec("outside", PYTHON, "-I", "-S", "-c", FETCH, url, check=False)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     eventually(lambda: len(fetch()) == 20, f"{url} answers")
     answers = fetch()
-    assert Counter(answer["pod"] for answer in answers) == {f"{tenant}/{name}": 10 for name in PODS}
+    assert Counter(answer["pod"] for answer in answers) == dict.fromkeys(tenant.pods, 10)
     assert {answer["peer"] for answer in answers} == {gateway}
