@@ -73,8 +73,18 @@ def probes(lab: Lab) -> list[Probe]:
             if source != target:
                 found.append(Probe(client, f"{target}/web-{near}", period=PERIOD))
             found.append(Probe(client, f"{target}/web-{far}", period=PERIOD))
-            service = {"address": ServiceLab(lab, target).address("web"), "port": UDP_PORT, "echo": True}
-            found.append(Probe(client, f"{target}/web-{far}", **service, label="service", period=PERIOD))
+            address = ServiceLab(lab, target).address("web")
+            found.append(
+                Probe(
+                    client,
+                    f"{target}/web-{far}",
+                    address=address,
+                    port=UDP_PORT,
+                    echo=True,
+                    period=PERIOD,
+                    label="service",
+                )
+            )
     return found
 
 

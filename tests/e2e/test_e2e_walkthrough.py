@@ -9,7 +9,6 @@ import json
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -18,15 +17,16 @@ from typing import Any
 
 import pytest
 
-from fakes.lab_services import ServiceLab, ask, call
+from fakes import reach_client
+from fakes.lab_services import ServiceLab, ask
 from fakes.labs import CLI, PYTHON, Lab, eventually, running_lab
 from fakes.nginx import write_conf
 
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(300)]
 
+CLIENT = str(Path(reach_client.__file__))
 PREFIX = "/k8s.ovs.com/ovs/network"
 NODES = ("node1", "node2")
-PODS = ("web-1", "web-2")
 BOTH = ({"name": "t", "port": 80}, {"name": "u", "port": 80, "protocol": "UDP"})
 BALANCER_PORT = 8088
 LIMIT = 10
@@ -52,6 +52,10 @@ try:
 except OSError:
     pass
 """
+
+
+Way = tuple[str, str]
+"""A verb of `fakes.reach_client`, and an address."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,34 @@ class Administrator:
         assert not answer.get("Error")
         return int(answer["NetID"])
 
-    def tenant(self, namespace: str) -> ServiceLab:
+    def tenant(self, namespace: str) -> "Tenant":
         """A Namespace with a pod on each node and a Service for TCP and UDP."""
         self.lab.kubectl("create", "namespace", namespace)
-        tenant = ServiceLab(self.lab, namespace)
-        tenant.pods("web", *NODES)
-        tenant.apply(tenant.service("web", *BOTH, selector="web"))
-        return tenant
+        made = ServiceLab(self.lab, namespace)
+        addresses = {name: made.pod_ip(name) for name in made.pods("web", *NODES)}
+        made.apply(made.service("web", *BOTH, selector="web"))
+        return Tenant(self.lab, namespace, addresses, made.address("web"))
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A Namespace with pods and a Service: names as servers call themselves to addresses, and the cluster address."""
+
+    lab: Lab
+    namespace: str
+    pods: dict[str, str]
+    service: str
+
+    @property
+    def client(self) -> str:
+        """The pod that tries to reach others; on the first node."""
+        return next(iter(self.pods))
+
+    def ways_to(self, target: "Tenant") -> list[Way]:
+        """To the pods and the Service of another tenant, on the same node and across; or to the own ones."""
+        addresses = [address for name, address in target.pods.items() if name != self.client]
+        found = [(verb, address) for verb in ("ping", "tcp", "udp") for address in addresses]
+        return [*found, ("tcp", target.service), ("udp", target.service)]
 
 
 @pytest.fixture(scope="module")
@@ -103,46 +128,35 @@ def admin() -> Iterator[Administrator]:
         yield Administrator(lab)
 
 
-def pings(lab: Lab, place: str, address: str) -> bool:
-    return lab.exec(place, "ping", "-c", "2", "-i", "0.2", "-W", "1", address, check=False).returncode == 0
+def tried(lab: Lab, place: str, *ways: Way) -> dict[Way, bool]:
+    """What comes through from a place; all at the same time."""
+    words = [word for way in ways for word in way]
+    done = lab.exec(place, PYTHON, "-I", "-S", CLIENT, *words)
+    return dict(zip(ways, json.loads(done.stdout), strict=True))
 
 
-def ways(source: ServiceLab, target: ServiceLab) -> Iterator[tuple[str, str, str]]:
-    """From a pod of one to the pods and the Service of the other, on the same node and across: source, address, verb."""
-    client = f"{source.namespace}/web-1"
-    for name in PODS if source != target else PODS[1:]:
-        for verb in ("ping", "tcp", "udp"):
-            yield client, target.pod_ip(f"{target.namespace}/{name}"), verb
-    for verb in ("tcp", "udp"):
-        yield client, target.address("web"), verb
+def pings(lab: Lab, place: str, *addresses: str) -> set[bool]:
+    return set(tried(lab, place, *(("ping", address) for address in addresses)).values())
 
 
-def passes(lab: Lab, way: tuple[str, str, str]) -> bool:
-    client, address, verb = way
-    if verb == "ping":
-        return pings(lab, client, address)
-    return call(lab, client, address, 80, verb=verb).pod == "open"
+def apart(one: Tenant, two: Tenant) -> None:
+    """Neither reaches the other."""
+    for source, target in ((one, two), (two, one)):
+        found = tried(source.lab, source.client, *source.ways_to(target))
+        assert not any(found.values()), f"{source.namespace} → {target.namespace}: {found}"
 
 
-def passing(lab: Lab, wanted: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """Those that something comes through; all are tried at the same time."""
-    with ThreadPoolExecutor(16) as pool:
-        open_ones = pool.map(lambda way: passes(lab, way), wanted)
-        return [way for way, is_open in zip(wanted, open_ones, strict=True) if is_open]
-
-
-def apart(one: ServiceLab, two: ServiceLab) -> None:
-    assert passing(one.lab, [*ways(one, two), *ways(two, one)]) == []
-
-
-def together(one: ServiceLab, two: ServiceLab) -> None:
-    wanted = [*ways(one, two), *ways(two, one)]
-    closed = set(wanted) - set(passing(one.lab, wanted))
-    # Once more, since a busy machine may be slow: what is forbidden stays so.
-    assert len(passing(one.lab, list(closed))) == len(closed), closed
-    client = f"{one.namespace}/web-1"
-    answer = ask(one.lab, client, two.pod_ip(f"{two.namespace}/web-2"), 80)[0]
-    assert (answer.pod, answer.peer) == (f"{two.namespace}/web-2", one.pod_ip(client))
+def together(one: Tenant, two: Tenant) -> None:
+    """Each reaches the other, and is seen as what it is."""
+    for source, target in ((one, two), (two, one)):
+        wanted = source.ways_to(target)
+        found = tried(source.lab, source.client, *wanted)
+        if not all(found.values()):  # a busy machine may have been slow: only what stays closed counts
+            found = tried(source.lab, source.client, *wanted)
+        assert all(found.values()), f"{source.namespace} → {target.namespace}: {found}"
+        far, address = list(target.pods.items())[-1]
+        answer = ask(source.lab, source.client, address, 80)[0]
+        assert (answer.pod, answer.peer) == (far, source.pods[source.client])
 
 
 def test_tenants_are_isolated_joined_split_and_made_global(admin: Administrator) -> None:
@@ -205,7 +219,7 @@ def test_a_pods_bandwidth_is_what_its_annotations_say(admin: Administrator) -> N
     lab.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
     lab.kubectl("wait", "-n", "slow", "--for=condition=Ready", "--timeout=60s", "pod/free", "pod/limited")
     free, limited = lab.pod_ip("slow", "free"), lab.pod_ip("slow", "limited")
-    eventually(lambda: pings(lab, "slow/limited", free), "the two reach each other")
+    eventually(lambda: pings(lab, "slow/limited", free) == {True}, "the two reach each other")
 
     sent = throughput(lab, "slow/limited", "slow/free", free)
     received = throughput(lab, "slow/free", "slow/limited", limited)
@@ -232,9 +246,10 @@ def pod(name: str, node: str, limits: dict[str, str]) -> dict[str, Any]:
 
 
 @contextmanager
-def nginx(lab: Lab, host: str, folder: Path, tenants: dict[str, list[str]]) -> Iterator[None]:
-    """nginx on a host, balancing over pods, until the end of the block."""
-    conf = write_conf(folder, BALANCER_PORT, tenants)
+def nginx(lab: Lab, host: str, folder: Path, *tenants: Tenant) -> Iterator[None]:
+    """nginx on a host, balancing over the pods of each tenant, until the end of the block."""
+    pods = {tenant.namespace: [f"{ip}:80" for ip in tenant.pods.values()] for tenant in tenants}
+    conf = write_conf(folder, BALANCER_PORT, pods)
     command = [
         CLI,
         "lab",
@@ -259,30 +274,27 @@ def nginx(lab: Lab, host: str, folder: Path, tenants: dict[str, list[str]]) -> I
 
 def test_a_load_balancer_outside_reaches_pods_of_all_tenants(admin: Administrator, tmp_path: Path) -> None:
     lab = admin.lab
-    names = ("cyan", "pink")
-    tenants = {tenant.namespace: tenant for tenant in map(admin.tenant, names)}
-    ips = {name: [tenants[name].pod_ip(f"{name}/{pod}") for pod in PODS] for name in names}
-    every = [address for addresses in ips.values() for address in addresses]
-    apart(*tenants.values())
+    cyan, pink = admin.tenant("cyan"), admin.tenant("pink")
+    every = [*cyan.pods.values(), *pink.pods.values()]
+    apart(cyan, pink)
 
     lab.lab("add-host", "lb", "--unregistered")
     address = next(host["ip"] for host in lab.status()["hosts"] if host["name"] == "lb")
-    assert not any(pings(lab, "lb", each) for each in every), "nobody has let it in"
+    assert pings(lab, "lb", *every) == {False}, "nobody has let it in"
     admin.put(f"subnets/{address}", {"Host": "lb", "HostIP": address, "Subnet": "", "Assign": True})
     eventually(lambda: bool(admin.get(f"subnets/{address}")["Subnet"]), "a subnet is assigned")
     record = admin.get(f"subnets/{address}")
     assert (record["Host"], record["HostIP"], record["Assign"]) == ("lb", address, True)
     gateway = str(IPv4Network(record["Subnet"])[1])
-    for each in every:
-        eventually(lambda to=each: pings(lab, "lb", to), f"lb → {each}")
+    eventually(lambda: pings(lab, "lb", *every) == {True}, "lb reaches every pod")
 
-    with nginx(lab, "lb", tmp_path, {name: [f"{ip}:80" for ip in ips[name]] for name in names}):
-        for name in names:
-            balanced(lab, address, name, gateway)
-    apart(*tenants.values())
+    with nginx(lab, "lb", tmp_path, cyan, pink):
+        for tenant in (cyan, pink):
+            balanced(tenant, address, gateway)
+    apart(cyan, pink)
 
     lab.etcdctl("del", f"{PREFIX}/{admin.network()}/subnets/{address}")
-    eventually(lambda: not any(pings(lab, "lb", each) for each in every), "nobody lets it in any more")
+    eventually(lambda: pings(lab, "lb", *every) == {False}, "nobody lets it in any more")
 
 
 FETCH = """
@@ -293,15 +305,15 @@ for _ in range(20):
 """
 
 
-def balanced(lab: Lab, address: str, tenant: str, gateway: str) -> None:
+def balanced(tenant: Tenant, address: str, gateway: str) -> None:
     """A client outside gets answers of both pods in turn; they see the load balancer's gateway as their client."""
-    url = f"http://{address}:{BALANCER_PORT}/{tenant}/peer"
+    url = f"http://{address}:{BALANCER_PORT}/{tenant.namespace}/peer"
 
     def fetch() -> list[dict[str, Any]]:
-        done = lab.exec("outside", PYTHON, "-I", "-S", "-c", FETCH, url, check=False)
+        done = tenant.lab.exec("outside", PYTHON, "-I", "-S", "-c", FETCH, url, check=False)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     eventually(lambda: len(fetch()) == 20, f"{url} answers")
     answers = fetch()
-    assert Counter(answer["pod"] for answer in answers) == {f"{tenant}/{name}": 10 for name in PODS}
+    assert Counter(answer["pod"] for answer in answers) == dict.fromkeys(tenant.pods, 10)
     assert {answer["peer"] for answer in answers} == {gateway}

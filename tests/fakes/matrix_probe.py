@@ -16,11 +16,10 @@ import struct
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 from k8s_ovs.lab import namespaces
@@ -85,58 +84,127 @@ class Told:
     arrivals: list[tuple[str, str]] = field(default_factory=list)
 
 
-@dataclass
-class _Connection:
-    sock: socket.socket
-    told: Told
+class Ledger:
+    """What has been asked in this round, by the marks that it carries: numbers in datagrams, source ports of connections."""
 
-
-class MatrixProbe:
-    """Sockets in every place of a lab. `places` maps a title to its namespace, `pods` are those whose doors are watched.
-
-    `nodes` maps the name of each node to the address and port where it echoes datagrams; everybody may ask it.
-    """
-
-    def __init__(self, places: Mapping[str, Path], pods: Iterable[str], nodes: Mapping[str, Target]) -> None:
-        self._places = dict(places)
-        self._pods = tuple(pods)
-        self._nodes = dict(nodes)
-        self._stack = ExitStack()
-        self._epoll = self._stack.enter_context(select.epoll())
-        self._readers: dict[int, Callable[[], None]] = {}
-        self._udp: dict[str, socket.socket] = {}
-        self._icmp: dict[str, socket.socket] = {}
-        self._doors: dict[str, socket.socket] = {}
+    def __init__(self) -> None:
         self._asked: dict[int, Told] = {}
         self._ports: dict[int, Told] = {}
-        self._connections: dict[int, _Connection] = {}
         self._number = 0
         self._port = FIRST_PORT
 
-    def __enter__(self) -> "MatrixProbe":
-        try:
+    def mark(self, told: Told) -> bytes:
+        """The content of a datagram."""
+        self._number += 1
+        self._asked[self._number] = told
+        return MARK.pack(OURS, self._number)
+
+    def bind(self, sock: socket.socket, told: Told) -> None:
+        """Give it a source port that no other probe of this round has, in whatever namespace."""
+        while True:
+            self._port = FIRST_PORT + (self._port + 1 - FIRST_PORT) % (LAST_PORT - FIRST_PORT)
+            with suppress(OSError):
+                sock.bind(("", self._port))
+                self._ports[self._port] = told
+                return
+
+    def marked(self, mark: bytes) -> Told | None:
+        """Whose datagram this is."""
+        if len(mark) != MARK.size or not mark.startswith(OURS):
+            return None
+        return self._asked.get(MARK.unpack(mark)[1])
+
+    def answered(self, mark: bytes) -> None:
+        """This has come back."""
+        told = self.marked(mark)
+        if told is not None:
+            told.answered = True
+
+    def arrived(self, door: str, packet: bytes) -> None:
+        """A request has come to a pod."""
+        header = (packet[0] & 15) * 4
+        if packet[9] == socket.IPPROTO_TCP:
+            told = self._ports.get(struct.unpack_from("!H", packet, header)[0])
+        else:
+            told = self.marked(packet[header + 8 : header + 8 + MARK.size])
+        if told is not None:
+            told.arrivals.append((door, socket.inet_ntoa(packet[12:16])))
+
+    def forget(self) -> None:
+        """The round is over."""
+        self._asked.clear()
+        self._ports.clear()
+
+
+class Connections:
+    """Connections that are being made, all closed at the end of a round."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self._epoll = epoll
+        self._open: dict[int, tuple[socket.socket, Told]] = {}
+
+    def __contains__(self, descriptor: int) -> bool:
+        return descriptor in self._open
+
+    def begin(self, sock: socket.socket, told: Told) -> None:
+        """Connect; `told` will say how it ends."""
+        # A reset ends it on both sides at once: no port waits.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._open[sock.fileno()] = sock, told
+        self._epoll.register(sock, select.EPOLLOUT)
+        code = sock.connect_ex((told.ask.target.address, told.ask.target.port))
+        told.refused = "" if code in (0, errno.EINPROGRESS) else errno.errorcode[code]
+
+    def ready(self, descriptor: int) -> None:
+        """It is made, or refused."""
+        sock, told = self._open[descriptor]
+        self._epoll.unregister(descriptor)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_TOTAL_RETRANS + 4)
+        told.repeated = struct.unpack_from("=I", info, TCPI_TOTAL_RETRANS)[0]
+        told.answered, told.refused = not code, errno.errorcode[code] if code else ""
+
+    def close(self) -> None:
+        """Reset them all; epoll forgets them with that."""
+        for sock, _ in self._open.values():
+            sock.close()
+        self._open.clear()
+
+
+class Sockets:
+    """The sockets in every place, and the one loop that serves them."""
+
+    def __init__(self, places: Mapping[str, Path], pods: Iterable[str]) -> None:
+        self._places = dict(places)
+        self._pods = frozenset(pods)
+        self._stack = ExitStack()
+        self._epoll = self._stack.enter_context(select.epoll())
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._wires: dict[tuple[str, Protocol], socket.socket] = {}
+        self._doors: dict[str, socket.socket] = {}
+        self._ledger = Ledger()
+        self._connections = Connections(self._epoll)
+        self._stack.callback(self._connections.close)
+
+    def open(self) -> None:
+        """Make them all."""
+        with ExitStack() as on_failure:
+            on_failure.callback(self.close)
             for title, netns in self._places.items():
                 self._open(title, netns)
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
+            on_failure.pop_all()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close_connections()
+    def close(self) -> None:
+        """Nothing is left."""
         self._stack.close()
 
     def _open(self, title: str, netns: Path) -> None:
-        door = title in self._pods
-
         def make() -> list[socket.socket]:
             made = [
                 socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
                 socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
             ]
-            if door:
+            if title in self._pods:
                 made.append(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
             return made
 
@@ -145,27 +213,86 @@ class MatrixProbe:
             self._stack.callback(sock.close)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        self._udp[title], self._icmp[title] = udp, icmp
+        self._wires[title, Protocol.UDP], self._wires[title, Protocol.ICMP] = udp, icmp
         self._read(udp, lambda: self._read_echoes(udp))
         self._read(icmp, lambda: self._read_replies(icmp))
         for sock in doors:
-            self._watch(sock)
+            watch(sock)
             self._doors[title] = sock
             self._read(sock, partial(self._read_door, title, sock))
-
-    @staticmethod
-    def _watch(door: socket.socket) -> None:
-        code = array("B", b"".join(struct.pack("=HBBI", *step) for step in REQUESTS_ONLY))
-        program = struct.pack("HL", len(REQUESTS_ONLY), code.buffer_info()[0])
-        door.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
-        door.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-        door.bind(("eth0", ETH_P_IP))
 
     def _read(self, sock: socket.socket, reader: Callable[[], None]) -> None:
         self._readers[sock.fileno()] = reader
         self._epoll.register(sock, select.EPOLLIN)
 
-    # ---- what one does with it
+    def send(self, told: Iterable[Told]) -> None:
+        """Send each of these once."""
+        connecting: dict[str, list[Told]] = {}
+        for each in told:
+            if each.ask.protocol is Protocol.TCP:
+                connecting.setdefault(each.ask.place, []).append(each)
+                continue
+            mark, target = self._ledger.mark(each), (each.ask.target.address, each.ask.target.port)
+            wire = self._wires[each.ask.place, each.ask.protocol]
+            with suppress(OSError):  # an ICMP error about an earlier datagram: refused is not answered
+                wire.sendto(*((mark, target) if each.ask.protocol is Protocol.UDP else _echo(mark, target)))
+        for place, wanted in connecting.items():
+            self._connect(place, wanted)
+
+    def _connect(self, place: str, wanted: Sequence[Told]) -> None:
+        def make() -> list[socket.socket]:
+            return [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in wanted]
+
+        for sock, told in zip(namespaces.inside(self._places[place], make), wanted, strict=True):
+            sock.setblocking(False)
+            self._ledger.bind(sock, told)
+            self._connections.begin(sock, told)
+
+    def serve(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Hear until the condition holds, for so long at most."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            for descriptor, _ in self._epoll.poll(left):
+                if descriptor in self._readers:
+                    self._readers[descriptor]()
+                elif descriptor in self._connections:
+                    self._connections.ready(descriptor)
+
+    def end_round(self) -> None:
+        """See everything that has arrived by now; afterwards nothing is known of these probes any more."""
+        for title, door in self._doors.items():
+            self._read_door(title, door)
+            dropped = struct.unpack("=II", door.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
+            assert dropped == 0, f"{title}: {dropped} packets came too fast to be seen"
+        self._connections.close()
+        self._ledger.forget()
+
+    def _read_echoes(self, sock: socket.socket) -> None:
+        for data in _waiting(sock):
+            self._ledger.answered(data)
+
+    def _read_replies(self, sock: socket.socket) -> None:
+        for data in _waiting(sock):
+            header = (data[0] & 15) * 4
+            if data[header : header + 1] == b"\0":
+                self._ledger.answered(data[header + 8 :])
+
+    def _read_door(self, title: str, sock: socket.socket) -> None:
+        for data in _waiting(sock):
+            self._ledger.arrived(title, data)
+
+
+class MatrixProbe:
+    """Probes between places of a lab. Made by `matrix_probe`."""
+
+    def __init__(self, sockets: Sockets, pods: Iterable[str], nodes: Iterable[Target]) -> None:
+        self._sockets = sockets
+        self._barriers = [
+            Ask(pod, node, Protocol.UDP, allowed=True) for node in tuple(nodes) for pod in tuple(pods)
+        ]
 
     def measure(self, asks: Sequence[Ask]) -> list[Told]:
         """Probe all of it: the allowed again and again until they are answered, the forbidden until they are surely dropped."""
@@ -176,9 +303,9 @@ class MatrixProbe:
             told += begun
         self._barrier()
         for again in _portions([each for each in told if not each.ask.allowed]):
-            self._send(again)
+            self._sockets.send(again)
             self._barrier()
-        self._end()
+        self._sockets.end_round()
         return told
 
     def strike(self, asks: Sequence[Ask]) -> list[Told]:
@@ -186,149 +313,60 @@ class MatrixProbe:
         told: list[Told] = []
         for some in _portions(asks):
             begun = self._begin(some)
-            self._serve_until(_all_answered(begun), PATIENCE)
+            self._sockets.serve(_all_answered(begun), PATIENCE)
             told += begun
-        self._end()
+        self._sockets.end_round()
         return told
 
     def _begin(self, asks: Sequence[Ask]) -> list[Told]:
         told = [Told(ask) for ask in asks]
-        self._send(told)
+        self._sockets.send(told)
         return told
 
     def _until_answered(self, wanted: Sequence[Told]) -> None:
         deadline = time.monotonic() + PATIENCE
-        self._serve_until(_all_answered(wanted), RESEND)
+        self._sockets.serve(_all_answered(wanted), RESEND)
         while time.monotonic() < deadline and (missing := [each for each in wanted if not each.answered]):
             # The kernel repeats a connection request by itself.
-            self._send([each for each in missing if each.ask.protocol is not Protocol.TCP or each.refused])
-            self._serve_until(_all_answered(missing), RESEND)
+            repeat = [each for each in missing if each.ask.protocol is not Protocol.TCP or each.refused]
+            self._sockets.send(repeat)
+            self._sockets.serve(_all_answered(missing), RESEND)
 
     def _barrier(self) -> None:
         """Every pod asks every node for an echo; what any of them sent before is dealt with when this returns."""
-        asks = [
-            Ask(pod, target, Protocol.UDP, allowed=True)
-            for pod in self._pods
-            for target in self._nodes.values()
-        ]
-        told = self._begin(asks)
+        told = self._begin(self._barriers)
         self._until_answered(told)
         silent = [f"{each.ask.place} → {each.ask.target.address}" for each in told if not each.answered]
         assert not silent, f"no echo from a node within {PATIENCE} s: {silent}"
 
-    def _end(self) -> None:
-        """See everything that has arrived by now; afterwards nothing is known of these probes any more."""
-        for title, door in self._doors.items():
-            self._read_door(title, door)
-            dropped = struct.unpack("=II", door.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
-            assert dropped == 0, f"{title}: {dropped} packets came too fast to be seen"
-        self._close_connections()
-        self._asked.clear()
-        self._ports.clear()
 
-    # ---- sending
+@contextmanager
+def matrix_probe(
+    places: Mapping[str, Path], pods: Sequence[str], nodes: Sequence[Target]
+) -> Iterator[MatrixProbe]:
+    """Sockets in every place of a lab. `places` maps a title to its namespace, `pods` are those whose doors are watched.
 
-    def _send(self, told: Iterable[Told]) -> None:
-        connecting: dict[str, list[Told]] = {}
-        for each in told:
-            if each.ask.protocol is Protocol.TCP:
-                connecting.setdefault(each.ask.place, []).append(each)
-                continue
-            self._number += 1
-            self._asked[self._number] = each
-            mark = MARK.pack(OURS, self._number)
-            with suppress(OSError):  # an ICMP error about an earlier datagram: refused is not answered
-                if each.ask.protocol is Protocol.UDP:
-                    self._udp[each.ask.place].sendto(mark, (each.ask.target.address, each.ask.target.port))
-                else:
-                    self._icmp[each.ask.place].sendto(echo_request(1, mark), (each.ask.target.address, 0))
-        for place, wanted in connecting.items():
-            self._connect(place, wanted)
+    `nodes` are the addresses and ports where nodes echo datagrams; everybody may ask them.
+    """
+    sockets = Sockets(places, pods)
+    sockets.open()
+    try:
+        yield MatrixProbe(sockets, pods, nodes)
+    finally:
+        sockets.close()
 
-    def _connect(self, place: str, wanted: Sequence[Told]) -> None:
-        def make() -> list[socket.socket]:
-            return [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in wanted]
 
-        for sock, told in zip(namespaces.inside(self._places[place], make), wanted, strict=True):
-            sock.setblocking(False)
-            # A reset ends it on both sides at once: no port waits.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self._name(sock, told)
-            self._connections[sock.fileno()] = _Connection(sock, told)
-            self._epoll.register(sock, select.EPOLLOUT)
-            told.refused = ""
-            code = sock.connect_ex((told.ask.target.address, told.ask.target.port))
-            if code not in (0, errno.EINPROGRESS):
-                told.refused = errno.errorcode[code]
+def watch(door: socket.socket) -> None:
+    """Have a packet socket get every request that comes in by eth0."""
+    code = array("B", b"".join(struct.pack("=HBBI", *step) for step in REQUESTS_ONLY))
+    program = struct.pack("HL", len(REQUESTS_ONLY), code.buffer_info()[0])
+    door.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+    door.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+    door.bind(("eth0", ETH_P_IP))
 
-    def _name(self, sock: socket.socket, told: Told) -> None:
-        """A source port that no other probe of this round has, in whatever namespace: it is the connection's mark."""
-        while True:
-            self._port = FIRST_PORT + (self._port + 1 - FIRST_PORT) % (LAST_PORT - FIRST_PORT)
-            with suppress(OSError):
-                sock.bind(("", self._port))
-                self._ports[self._port] = told
-                return
 
-    # ---- hearing
-
-    def _serve_until(self, condition: Callable[[], bool], seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return
-            for descriptor, _ in self._epoll.poll(left):
-                if descriptor in self._readers:
-                    self._readers[descriptor]()
-                elif descriptor in self._connections:
-                    self._connected(descriptor)
-
-    def _connected(self, descriptor: int) -> None:
-        connection = self._connections[descriptor]
-        self._epoll.unregister(descriptor)
-        code = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        info = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-        connection.told.repeated = struct.unpack_from("=I", info, TCPI_TOTAL_RETRANS)[0]
-        if code:
-            connection.told.refused = errno.errorcode[code]
-        else:
-            connection.told.answered = True
-
-    def _close_connections(self) -> None:
-        for connection in self._connections.values():
-            connection.sock.close()  # the epoll forgets it with that
-        self._connections.clear()
-
-    def _read_echoes(self, sock: socket.socket) -> None:
-        for data, _ in _all(sock):
-            self._answered(data)
-
-    def _read_replies(self, sock: socket.socket) -> None:
-        for data, _ in _all(sock):
-            header = (data[0] & 15) * 4
-            if data[header : header + 1] == b"\0":
-                self._answered(data[header + 8 :])
-
-    def _answered(self, mark: bytes) -> None:
-        told = self._marked(mark)
-        if told is not None:
-            told.answered = True
-
-    def _marked(self, mark: bytes) -> Told | None:
-        if len(mark) != MARK.size or not mark.startswith(OURS):
-            return None
-        return self._asked.get(MARK.unpack(mark)[1])
-
-    def _read_door(self, title: str, sock: socket.socket) -> None:
-        for data, _ in _all(sock):
-            header = (data[0] & 15) * 4
-            if data[9] == socket.IPPROTO_TCP:
-                told = self._ports.get(struct.unpack_from("!H", data, header)[0])
-            else:
-                told = self._marked(data[header + 8 : header + 8 + MARK.size])
-            if told is not None:
-                told.arrivals.append((title, socket.inet_ntoa(data[12:16])))
+def _echo(mark: bytes, target: tuple[str, int]) -> tuple[bytes, tuple[str, int]]:
+    return echo_request(1, mark), (target[0], 0)
 
 
 def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -339,11 +377,11 @@ def _all_answered(told: Sequence[Told]) -> Callable[[], bool]:
     return lambda: all(each.answered for each in told)
 
 
-def _all(sock: socket.socket) -> Iterable[tuple[bytes, object]]:
+def _waiting(sock: socket.socket) -> Iterator[bytes]:
     """Everything that waits in the socket's buffer."""
     while True:
         try:
-            yield sock.recvfrom(2048)
+            yield sock.recv(2048)
         except BlockingIOError:
             return
         except OSError:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fakes.labs import Lab
-from fakes.matrix_probe import Ask, MatrixProbe, Told
+from fakes.matrix_probe import Ask, MatrixProbe, Told, matrix_probe
 from fakes.tenant_admin import RECORDS
 from k8s_ovs.lab import matrix, places, servicepoints, state
 from k8s_ovs.lab.cluster import DEFAULT_BASE, NODE_PORT, Cluster
@@ -133,8 +133,8 @@ def truth(lab: Lab) -> Iterator[Truth]:
     services = tuple(point for point in every if {port for _, port in point.backends} == {SERVED})
     inside = {pod.title: pod.netns for pod in pods}
     inside |= {node.name: node.netns for node in cluster.nodes} | {"outside": cluster.netns("outside")}
-    nodes = {node.name: Target(str(node.ip), NODE_PORT) for node in cluster.nodes}
-    with MatrixProbe(inside, [pod.title for pod in pods], nodes) as probe:
+    nodes = [Target(str(node.ip), NODE_PORT) for node in cluster.nodes]
+    with matrix_probe(inside, [pod.title for pod in pods], nodes) as probe:
         yield Truth(lab, cluster, pods, services, probe)
 
 
