@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s_ovs.dataplane.process import Standby
+from k8s_ovs.dataplane.process import PIPE_OCTETS, Standby, run
 
 SHOW = ("sh", "-c", 'read -r line; echo "$$ $line"')
 """Waits for a line, and says it after its own process id."""
@@ -82,3 +82,26 @@ async def test_a_command_that_does_not_exist_is_told_to_who_uses_it() -> None:
         await asyncio.sleep(0)
         with pytest.raises(FileNotFoundError):
             await standby.run("", 10)
+
+
+MEASURE = ("stat", "-L", "-c", "%s", "/dev/stdin")
+"""Says how much input there is before it has read any; of a pipe, nothing."""
+
+
+async def test_the_whole_input_is_there_before_the_command_starts() -> None:
+    """So that killing us cannot leave it with a part of it."""
+    for size in (0, 7, 3 * PIPE_OCTETS):
+        assert (await run(MEASURE, "x" * size, 10)).stdout == f"{size}\n"
+    done = await run(("cat",), "é" * PIPE_OCTETS, 10)
+    assert done.stdout == "é" * PIPE_OCTETS
+
+
+async def test_what_does_not_go_into_a_pipe_at_once_goes_to_a_command_of_its_own() -> None:
+    before, standby = children(), Standby(("sh", "-c", "stat -L -c '%F %s' /dev/stdin; cat >/dev/null"))
+    async with kept(standby):
+        waiting = await ready(standby)
+        done = await standby.run("x" * (PIPE_OCTETS + 1), 10)
+        assert done.stdout == f"regular file {PIPE_OCTETS + 1}\n"
+        assert standby.pid == waiting, "the one that waits is for the next"
+        assert (await standby.run("x" * PIPE_OCTETS, 10)).stdout.startswith("fifo")
+    assert children() == before

@@ -1,6 +1,7 @@
 """Runs a command to its end: text in, text out, never longer than allowed, and never left behind.
 
-For `openflow` and `firewall`. It judges no exit status.
+For `openflow` and `firewall`. It judges no exit status. A command that was started gets the whole of its input or nothing,
+also when we are killed meanwhile: half of a bundle would be a bundle too.
 """
 
 import asyncio
@@ -8,7 +9,10 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
+PIPE_OCTETS = 1 << 16
+"""What an empty pipe takes in one write(2), whole: pipe(7), "Pipe capacity"."""
 BREATH = 0.02
 """Seconds from the end of one command to the start of the next: whoever waited for it has something to do first."""
 
@@ -28,7 +32,9 @@ async def run(argv: Sequence[str], stdin: str, deadline: float) -> Finished:
     TimeoutError after `deadline` seconds; then, and when cancelled, the command is killed. OSError if it cannot be
     started.
     """
-    return await _finish(await _start(argv), stdin, deadline)
+    with _file_of(stdin) as file:
+        process = await _start(argv, file.fileno())
+    return await _finish(process, None, deadline)
 
 
 class Standby:
@@ -52,9 +58,9 @@ class Standby:
         """Have one ready, and another one after each use, until cancelled."""
         try:
             while True:
-                if self._ready is None:
+                if self._ready is None or self._ready.returncode is not None:
                     with contextlib.suppress(OSError):  # who uses it tries again, and is told
-                        self._ready = await _start(self._argv)
+                        self._ready = await _start(self._argv, asyncio.subprocess.PIPE)
                 await self._used.wait()
                 await asyncio.sleep(BREATH)
                 self._used.clear()
@@ -65,25 +71,35 @@ class Standby:
 
     async def run(self, stdin: str, deadline: float) -> Finished:
         """Like `run` of this module, with the command that is ready. One at a time."""
+        data = stdin.encode()
+        if self._ready is None or self._ready.returncode is not None or len(data) > PIPE_OCTETS:
+            self._used.set()  # one that has ended is replaced
+            return await run(self._argv, stdin, deadline)
         process, self._ready = self._ready, None
         try:
-            if process is None or process.returncode is not None:
-                process = await _start(self._argv)
-            return await _finish(process, stdin, deadline)
+            return await _finish(process, data, deadline)
         finally:
             self._used.set()
 
 
-async def _start(argv: Sequence[str]) -> asyncio.subprocess.Process:
+def _file_of(text: str) -> BinaryIO:
+    """A file in memory, to be read from its beginning."""
+    file = os.fdopen(os.memfd_create("stdin", os.MFD_CLOEXEC), "w+b")
+    file.write(text.encode())
+    file.seek(0)
+    return file
+
+
+async def _start(argv: Sequence[str], stdin: int) -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
     environment = {**os.environ, "LC_ALL": "C"}
-    return await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+    return await asyncio.create_subprocess_exec(*argv, stdin=stdin, stdout=pipe, stderr=pipe, env=environment)
 
 
-async def _finish(process: asyncio.subprocess.Process, stdin: str, deadline: float) -> Finished:
+async def _finish(process: asyncio.subprocess.Process, data: bytes | None, deadline: float) -> Finished:
     try:
         async with asyncio.timeout(deadline):
-            stdout, stderr = await process.communicate(stdin.encode())
+            stdout, stderr = await process.communicate(data)
     finally:
         await _kill(process)
     return Finished(process.returncode or 0, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
