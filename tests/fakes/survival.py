@@ -27,6 +27,8 @@ PODS = {
     ("blue", "y"): "node2",
 }
 BACKENDS = ("red/b", "red/c")
+LEADS = " leads ("
+"""What a controller logs when it begins to lead."""
 ENOUGH = 100
 """Probes of every UDP stream that come before and after a harm."""
 
@@ -188,16 +190,26 @@ def restart_agents(lab: Lab, number: signal.Signals) -> None:
 
 def told_ready(lab: Lab, agent: str) -> int:
     """How often the agent of this name has said that it serves."""
-    log = DEFAULT_BASE / lab.name / "log" / f"{agent.replace('/', '-')}.log"
-    return log.read_text().count("ready: serving pods")
+    return log_of(lab, agent).count("ready: serving pods")
+
+
+def log_of(lab: Lab, process: str) -> str:
+    """What a process of the lab has logged."""
+    return (DEFAULT_BASE / lab.name / "log" / f"{process.replace('/', '-')}.log").read_text()
 
 
 def kill_controllers(lab: Lab) -> None:
     """kill -9 every controller; the lab starts them again, and one leads in the end."""
-    for name, pid in processes(lab).items():
-        if name.startswith("controller"):
-            os.kill(pid, signal.SIGKILL)
-    eventually(lambda: bool(lab.controller_metrics()), "a controller to lead", seconds=60)
+    before = processes(lab)
+    controllers = [name for name in before if name.startswith("controller")]
+    led = {name: log_of(lab, name).count(LEADS) for name in controllers}
+    for name in controllers:
+        os.kill(before[name], signal.SIGKILL)
+    eventually(
+        lambda: any(log_of(lab, name).count(LEADS) > count for name, count in led.items()),
+        "a controller to lead",
+        seconds=60,
+    )
 
 
 def processes(lab: Lab) -> dict[str, int]:
