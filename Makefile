@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test bench check fmt docs lock shim packages kubectl clean
+.PHONY: help demo test soak bench check fmt docs lock shim packages kubectl clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,8 +11,9 @@ SHIM := build/k8s-ovs-cni
 SOURCES := src tests
 
 # Sockets need short paths, so the tests' files are in the system's temporary directory; nothing of them stays.
+# Two workers, because most of an end-to-end test is waiting; each has labs of its own.
 define pytest
-tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT INT TERM && TMPDIR="$$tmp" $(BIN)/python -m pytest -q --basetemp="$$tmp/t" $(1)
+tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT INT TERM && TMPDIR="$$tmp" $(BIN)/python -m pytest -q -n 2 --dist loadfile --basetemp="$$tmp/t" $(1)
 endef
 
 help: ## Show the targets
@@ -24,10 +25,16 @@ demo: packages .stamps/venv kubectl $(SHIM) ## Every feature on three nodes, wit
 test: packages .stamps/venv kubectl $(SHIM) ## All tests; needs root
 	@$(call pytest,)
 
-bench: packages .stamps/venv kubectl $(SHIM) ## The figures of docs/tenants.md, docs/services.md and docs/bandwidth.md, as Markdown; needs root, takes minutes
+soak: packages .stamps/venv kubectl $(SHIM) ## What takes longer: many random changes and kills; needs root
+	@export K8S_OVS_TEST_CHANGES=50 K8S_OVS_TEST_KILLS=50; \
+	    $(call pytest,tests/e2e/test_e2e_matrix_changes.py tests/e2e/test_e2e_attach.py)
+
+bench: packages .stamps/venv kubectl $(SHIM) ## The figures of the pages in docs/, as Markdown; needs root, takes minutes
 	@$(BIN)/python bench/tenants.py
 	@$(BIN)/python bench/bandwidth.py
 	@$(BIN)/python bench/services.py
+	@$(BIN)/python bench/survival.py
+	@$(BIN)/python bench/switch.py
 
 check: .stamps/venv ## Lint, types, layers and the fast tests: no root, no Open vSwitch, no network
 	@$(BIN)/ruff format --check $(SOURCES)

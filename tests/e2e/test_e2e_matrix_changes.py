@@ -2,7 +2,7 @@
 
 Pods on three nodes, a Service of each tenant for TCP and UDP, one with an endpoint that is written by hand into another tenant;
 one tenant is global at first, two are joined. The changes are asked for with etcdctl, every third with `k8s-ovs tenant`. A run
-prints its seed; K8S_OVS_TEST_SEED=… makes the same changes again, and K8S_OVS_TEST_CHANGES=… more or fewer of them.
+prints its seed; K8S_OVS_TEST_SEED=… makes the same changes again, and K8S_OVS_TEST_CHANGES=… more or fewer of them (`make soak`: 50).
 """
 
 import os
@@ -27,7 +27,7 @@ from k8s_ovs.model.types import GLOBAL_VNI, Vni
 
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(900)]
 
-CHANGES = int(os.environ.get("K8S_OVS_TEST_CHANGES", "50"))
+CHANGES = int(os.environ.get("K8S_OVS_TEST_CHANGES", "15"))
 SEED = "K8S_OVS_TEST_SEED"
 NODES = ("node1", "node2", "node3")
 TENANTS = ("red", "blue", "green", "gold")

@@ -168,7 +168,7 @@ def test_a_node_that_changes_its_address_keeps_its_subnet_and_its_pods(lab: Lab)
             seen.flows_again(ACROSS)
         assert seen.lost(WITHIN) == {}
         assert seen.gap(ACROSS) < 10
-        assert ready(lab, "node2")
+        eventually(lambda: ready(lab, "node2"), "node2 to be ready at its new address")
 
 
 def test_a_node_that_leaves_and_returns_keeps_its_pods(lab: Lab) -> None:

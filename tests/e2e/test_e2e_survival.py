@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.et
 
 SOURCE = Path(k8s_ovs.__file__).parent.parent
 TIMES = 2
-OUTAGE = 4.0
+OUTAGE = 3.0
 """Seconds; a server that is away for longer is `make bench`'s."""
 
 

@@ -75,6 +75,7 @@ def start(name: str, *options: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - in the background it is ignored
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
 

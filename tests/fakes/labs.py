@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from k8s_ovs.lab.cluster import DEFAULT_BASE
+from k8s_ovs.lab.state import STATE_FILE
+
 PYTHON = sys.executable
 CLI = str(Path(PYTHON).with_name("k8s-ovs"))
 METRICS_PORT = 9640
@@ -76,7 +79,17 @@ class Lab:
 
     def directory(self, node: str) -> Path:
         """Where the lab keeps a node's files."""
-        return Path(self.status()["directory"]) / "nodes" / node
+        return self.home / "nodes" / node
+
+    @property
+    def home(self) -> Path:
+        """Where the lab keeps its files. Known without `lab status`, which costs half a second."""
+        return DEFAULT_BASE / self.name
+
+    def pids(self) -> dict[str, int]:
+        """The processes of the lab that run, by name: etcd, node1/agent, … Costs less than `status`."""
+        told = json.loads((self.home / STATE_FILE).read_text())["processes"]
+        return {name: entry["id"]["pid"] for name, entry in told.items() if entry["id"] is not None}
 
     def matrix(self) -> subprocess.CompletedProcess[str]:
         """`lab matrix`; exit status 1 if anything is not as the oracle says."""
@@ -115,8 +128,8 @@ class Lab:
         self.kubectl("delete", "pod", "-n", namespace, *names, "--wait=true", "--timeout=60s")
 
     def log(self, process: str) -> str:
-        """The log of a process: node1-agent, controller1, …"""
-        return (Path(self.status()["directory"]) / "log" / f"{process}.log").read_text()
+        """The log of a process: node1/agent, controller1, …"""
+        return (self.home / "log" / f"{process.replace('/', '-')}.log").read_text()
 
     def get(self, place: str, path: str, port: int = METRICS_PORT) -> tuple[int, str]:
         """HTTP GET on the loopback address of a place: status and body; status 0 if nobody listens."""

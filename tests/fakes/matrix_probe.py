@@ -24,6 +24,7 @@ from typing import TypeVar
 
 from k8s_ovs.lab import namespaces
 from k8s_ovs.lab.probes import Protocol, Target, echo_request
+from k8s_ovs.model.types import HAIRPIN_IP
 
 T = TypeVar("T")
 
@@ -85,13 +86,18 @@ class Told:
 
 
 class Ledger:
-    """What has been asked in this round, by the marks that it carries: numbers in datagrams, source ports of connections."""
+    """What has been asked in this round, by the marks that it carries: numbers in datagrams, sources of connections."""
 
     def __init__(self) -> None:
         self._asked: dict[int, Told] = {}
-        self._ports: dict[int, Told] = {}
+        self._ports: dict[int, dict[str, Told]] = {}
+        self._homes: dict[str, str] = {}
+        self._last: dict[str, int] = {}
         self._number = 0
-        self._port = FIRST_PORT
+
+    def know(self, address: str, pod: str) -> None:
+        """The address of a pod: whose connection it is that arrives from there."""
+        self._homes[address] = pod
 
     def mark(self, told: Told) -> bytes:
         """The content of a datagram."""
@@ -100,12 +106,18 @@ class Ledger:
         return MARK.pack(OURS, self._number)
 
     def bind(self, sock: socket.socket, told: Told) -> None:
-        """Give it a source port that no other probe of this round has, in whatever namespace."""
+        """Give it a source port of its place that has not been used for as long as possible.
+
+        Conntrack may still have a connection which a change has cut off; one that has its addresses and ports would get
+        another source port on its way (as with any NAT), and not be known where it arrives.
+        """
+        place = told.ask.place
         while True:
-            self._port = FIRST_PORT + (self._port + 1 - FIRST_PORT) % (LAST_PORT - FIRST_PORT)
+            self._last[place] = (self._last.get(place, -1) + 1) % (LAST_PORT - FIRST_PORT)
+            port = FIRST_PORT + self._last[place]
             with suppress(OSError):
-                sock.bind(("", self._port))
-                self._ports[self._port] = told
+                sock.bind(("", port))
+                self._ports.setdefault(port, {})[place] = told
                 return
 
     def marked(self, mark: bytes) -> Told | None:
@@ -124,11 +136,19 @@ class Ledger:
         """A request has come to a pod."""
         header = (packet[0] & 15) * 4
         if packet[9] == socket.IPPROTO_TCP:
-            told = self._ports.get(struct.unpack_from("!H", packet, header)[0])
+            told = self._connection(door, packet, struct.unpack_from("!H", packet, header)[0])
         else:
             told = self.marked(packet[header + 8 : header + 8 + MARK.size])
         if told is not None:
             told.arrivals.append((door, socket.inet_ntoa(packet[12:16])))
+
+    def _connection(self, door: str, packet: bytes, port: int) -> Told | None:
+        source, begun = socket.inet_ntoa(packet[12:16]), self._ports.get(port, {})
+        pod = door if source == str(HAIRPIN_IP) else self._homes.get(source)
+        if pod is not None:
+            return begun.get(pod)
+        hosts = [told for place, told in begun.items() if place not in self._homes.values()]
+        return hosts[0] if len(hosts) == 1 else None
 
     def forget(self) -> None:
         """The round is over."""
@@ -219,6 +239,7 @@ class Sockets:
         for sock in doors:
             watch(sock)
             self._doors[title] = sock
+            self._ledger.know(namespaces.inside(netns, own_address), title)
             self._read(sock, partial(self._read_door, title, sock))
 
     def _read(self, sock: socket.socket, reader: Callable[[], None]) -> None:
@@ -354,6 +375,13 @@ def matrix_probe(
         yield MatrixProbe(sockets, pods, nodes)
     finally:
         sockets.close()
+
+
+def own_address() -> str:
+    """The address that this namespace sends from."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("192.0.2.1", 9))
+        return str(sock.getsockname()[0])
 
 
 def watch(door: socket.socket) -> None:

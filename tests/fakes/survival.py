@@ -16,8 +16,6 @@ from pathlib import Path
 from fakes.labs import Lab, eventually, running_lab
 from fakes.traffic import TCP_PORT, UDP_PORT, Probe, Traffic, traffic
 from fakes.traffic_log import StreamLog
-from k8s_ovs.lab.cluster import DEFAULT_BASE
-from k8s_ovs.lab.state import STATE_FILE
 
 PODS = {
     ("red", "a"): "node1",
@@ -176,9 +174,9 @@ def survivors(lab: Lab) -> Iterator[Survivors]:
 
 def restart_agents(lab: Lab, number: signal.Signals) -> None:
     """Send every agent a signal that ends it; return once the new ones, which the lab starts, are ready."""
-    agents = [name for name in processes(lab) if name.endswith("/agent")]
+    agents = [name for name in lab.pids() if name.endswith("/agent")]
     before = {name: told_ready(lab, name) for name in agents}
-    for name, pid in processes(lab).items():
+    for name, pid in lab.pids().items():
         if name in before:
             os.kill(pid, number)
     eventually(
@@ -190,32 +188,21 @@ def restart_agents(lab: Lab, number: signal.Signals) -> None:
 
 def told_ready(lab: Lab, agent: str) -> int:
     """How often the agent of this name has said that it serves."""
-    return log_of(lab, agent).count("ready: serving pods")
-
-
-def log_of(lab: Lab, process: str) -> str:
-    """What a process of the lab has logged."""
-    return (DEFAULT_BASE / lab.name / "log" / f"{process.replace('/', '-')}.log").read_text()
+    return lab.log(agent).count("ready: serving pods")
 
 
 def kill_controllers(lab: Lab) -> None:
     """kill -9 every controller; the lab starts them again, and one leads in the end."""
-    before = processes(lab)
+    before = lab.pids()
     controllers = [name for name in before if name.startswith("controller")]
-    led = {name: log_of(lab, name).count(LEADS) for name in controllers}
+    led = {name: lab.log(name).count(LEADS) for name in controllers}
     for name in controllers:
         os.kill(before[name], signal.SIGKILL)
     eventually(
-        lambda: any(log_of(lab, name).count(LEADS) > count for name, count in led.items()),
+        lambda: any(lab.log(name).count(LEADS) > count for name, count in led.items()),
         "a controller to lead",
         seconds=60,
     )
-
-
-def processes(lab: Lab) -> dict[str, int]:
-    """The pids of the lab's processes, by name. Read from its file: `lab status` costs time that traffic needs."""
-    told = json.loads((DEFAULT_BASE / lab.name / STATE_FILE).read_text())["processes"]
-    return {name: entry["id"]["pid"] for name, entry in told.items() if entry["id"] is not None}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fakes.labs import Lab, eventually
-from fakes.survival import log_of, outage, processes
+from fakes.survival import outage
 from fakes.traffic import Probe, Traffic, traffic
 from fakes.traffic_log import StreamLog
 
@@ -66,7 +66,7 @@ class Outages:
             self._do("by hand", kind, ["sh", "-c", BY_HAND, "by-hand", place, mgmt])
 
     def _do(self, who: str, kind: str, script: list[str] | None = None) -> None:
-        running = processes(self.lab)
+        running = self.lab.pids()
         begun = self.flow.now() - BEFORE
         for part in KINDS[kind]:
             os.kill(running[f"{NODE}/{part}"], signal.SIGKILL)
@@ -92,7 +92,7 @@ class Outages:
 
 def noticed(lab: Lab) -> int:
     """How often the agent has logged that something of its switch went or came."""
-    text = log_of(lab, f"{NODE}/agent")
+    text = lab.log(f"{NODE}/agent")
     return text.count("no longer serves") + text.count("db.sock: ")
 
 
