@@ -1,8 +1,9 @@
 """Four tenants that change at random: the full matrix equals the oracle before, during and after every change.
 
-Pods on three nodes, a Service of each tenant for TCP and UDP, one with an endpoint that is written by hand into another tenant;
-one tenant is global at first, two are joined. The changes are asked for with etcdctl, every third with `k8s-ovs tenant`. A run
-prints its seed; K8S_OVS_TEST_SEED=… makes the same changes again, and K8S_OVS_TEST_CHANGES=… more or fewer of them (`make soak`: 50).
+Pods on three nodes, a Service of each tenant for TCP and UDP, one with an endpoint that is written by hand into another
+tenant; one tenant is global at first, two are joined. The changes are asked for with etcdctl, every third with
+`k8s-ovs tenant`. A run prints its seed; K8S_OVS_TEST_SEED=… makes the same changes again, and K8S_OVS_TEST_CHANGES=… more
+or fewer of them (`make soak`: 50).
 """
 
 import os
