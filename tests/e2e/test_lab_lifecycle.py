@@ -169,6 +169,24 @@ def test_what_is_stopped_stays_so_until_it_is_started(bare: Lab) -> None:
     assert bare.etcdctl("put", "--", "k", "v") == "OK\n"
 
 
+def test_a_wire_that_is_added_leaves_the_router_its_mac_address(bare: Lab) -> None:
+    """Else whatever nodes send to it is lost for seconds, until they ask again."""
+
+    def ip(*arguments: str) -> str:
+        fabric = f"--net={directory(bare.name) / 'netns' / 'fabric'}"
+        return subprocess.run(
+            ["nsenter", fabric, "ip", *arguments], check=True, capture_output=True, text=True
+        ).stdout
+
+    before = json.loads(ip("-j", "link", "show", "underlay"))[0]["address"]
+    ip("link", "add", "low", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "low2")
+    try:
+        ip("link", "set", "low", "master", "underlay", "up")
+        assert json.loads(ip("-j", "link", "show", "underlay"))[0]["address"] == before
+    finally:
+        ip("link", "delete", "low")
+
+
 def test_a_second_lab_of_the_same_name_is_refused(bare: Lab) -> None:
     done = subprocess.run(
         [CLI, "lab", "up", "--name", bare.name], capture_output=True, text=True, check=False, timeout=60

@@ -35,12 +35,17 @@ COMMIT
 "Firewall Rules" in OVS's Documentation/intro/install/userspace.rst."""
 
 
+ROUTER_MAC = "02:6b:38:73:00:01"
+"""Without one of its own, a Linux bridge takes the lowest of its ports: a wire that is added later could change it, and
+whatever nodes send to the router would be lost until they have asked for it again, seconds later."""
+
+
 def fabric_batch(cluster: Cluster) -> str:
     """`ip -batch` lines for the fabric's namespace."""
     networks = cluster.networks
     lines = [
         "link set lo up",
-        "link add underlay type bridge",
+        f"link add underlay address {ROUTER_MAC} type bridge",
         f"addr add {networks.router} dev underlay",
         "link set underlay up",
         f"link add outside type veth peer name eth0 netns {cluster.netns('outside')}",
