@@ -4,7 +4,6 @@ For the end-to-end test (few repetitions) and `make bench` (ten of each): a lab 
 on one node, across nodes and through a Service, while somebody does harm. Losses are told for each harm.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fakes.labs import Lab, eventually, running_lab
-from fakes.traffic import TCP_PORT, UDP_PORT, Probe, Traffic, traffic
+from fakes.traffic import TCP_PORT, UDP_PORT, Probe, Traffic, probe_service, traffic
 from fakes.traffic_log import StreamLog
 
 PODS = {
@@ -52,19 +51,7 @@ FORBIDDEN = [Probe("blue/x", "red/b"), Probe("blue/y", "red/b")]
 def build(lab: Lab) -> str:
     """The pods and the Service; its address."""
     lab.create_pods(PODS)
-    lab.kubectl("label", "pod", "-n", "red", *(name.partition("/")[2] for name in BACKENDS), "role=backend")
-    ports = [
-        {"name": kind.lower(), "protocol": kind, "port": port, "targetPort": port}
-        for kind, port in (("UDP", UDP_PORT), ("TCP", TCP_PORT))
-    ]
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"namespace": "red", "name": "probe"},
-        "spec": {"selector": {"role": "backend"}, "ports": ports},
-    }
-    lab.kubectl("apply", "-f", "-", stdin=json.dumps(service))
-    return lab.kubectl("get", "service", "-n", "red", "probe", "-o", "jsonpath={.spec.clusterIP}")
+    return probe_service(lab, "red", *(name.partition("/")[2] for name in BACKENDS))
 
 
 @dataclass

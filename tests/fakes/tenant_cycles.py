@@ -4,14 +4,13 @@ For the end-to-end test, which runs a few cycles, and the benchmark, which runs 
 kube-system do not. Each cycle goes through every way from one state to another: joined with blue, global, alone.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fakes.labs import Lab, eventually
 from fakes.tenant_admin import Administrator, Changed, Period, administrator, windows
-from fakes.traffic import TCP_PORT, UDP_PORT, Probe, Traffic, traffic
+from fakes.traffic import TCP_PORT, UDP_PORT, Probe, Traffic, probe_service, traffic
 from fakes.traffic_log import StreamLog
 
 PODS = {
@@ -78,19 +77,7 @@ def build(lab: Lab, *, services: bool = True) -> str:
     lab.create_pods(PODS)
     if not services:
         return ""
-    lab.kubectl("label", "pod", "-n", "red", "r2", "r3", "role=backend")
-    ports = [
-        {"name": "udp", "protocol": "UDP", "port": UDP_PORT, "targetPort": UDP_PORT},
-        {"name": "tcp", "protocol": "TCP", "port": TCP_PORT, "targetPort": TCP_PORT},
-    ]
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"namespace": "red", "name": "probe"},
-        "spec": {"selector": {"role": "backend"}, "ports": ports},
-    }
-    lab.kubectl("apply", "-f", "-", stdin=json.dumps(service))
-    return lab.kubectl("get", "service", "-n", "red", "probe", "-o", "jsonpath={.spec.clusterIP}")
+    return probe_service(lab, "red", *(name.partition("/")[2] for name in BACKENDS))
 
 
 @dataclass(frozen=True)

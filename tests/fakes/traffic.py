@@ -182,6 +182,23 @@ def traffic(lab: Lab, probes: Iterable[Probe], *, receivers: Iterable[str] = ())
         yield Traffic(workers, ids, probes)
 
 
+def probe_service(lab: Lab, namespace: str, *pods: str) -> str:
+    """A Service in front of the workers of these pods; its address, for probes with one."""
+    lab.kubectl("label", "pod", "-n", namespace, *pods, "role=backend")
+    ports = [
+        {"name": kind.lower(), "protocol": kind, "port": port, "targetPort": port}
+        for kind, port in (("UDP", UDP_PORT), ("TCP", TCP_PORT))
+    ]
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": namespace, "name": "probe"},
+        "spec": {"selector": {"role": "backend"}, "ports": ports},
+    }
+    lab.kubectl("apply", "-f", "-", stdin=json.dumps(service))
+    return lab.kubectl("get", "service", "-n", namespace, "probe", "-o", "jsonpath={.spec.clusterIP}")
+
+
 def _addresses(lab: Lab, places: set[str]) -> dict[str, str]:
     status = lab.status()
     known = {node["name"]: node["ip"] for node in status["nodes"]}
