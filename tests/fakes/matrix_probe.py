@@ -52,6 +52,8 @@ REQUESTS_ONLY = (
     (0x06, 0, 0, 0),
 )
 """Classic BPF: TCP connection requests, echo requests, and datagrams to the pods' servers (port 80)."""
+HOSTS = ""
+"""Nodes and the rest of the world: which of their addresses a pod sees is for others to judge."""
 FIRST_PORT, LAST_PORT = 32768, 60999
 """Source ports of connections: ports that no server uses."""
 AT_ONCE = 128
@@ -90,14 +92,16 @@ class Ledger:
 
     def __init__(self) -> None:
         self._asked: dict[int, Told] = {}
-        self._ports: dict[int, dict[str, Told]] = {}
+        self._begun: dict[tuple[str, int], Told] = {}
         self._homes: dict[str, str] = {}
+        self._pods: set[str] = set()
         self._last: dict[str, int] = {}
         self._number = 0
 
     def know(self, address: str, pod: str) -> None:
         """The address of a pod: whose connection it is that arrives from there."""
         self._homes[address] = pod
+        self._pods.add(pod)
 
     def mark(self, told: Told) -> bytes:
         """The content of a datagram."""
@@ -106,18 +110,18 @@ class Ledger:
         return MARK.pack(OURS, self._number)
 
     def bind(self, sock: socket.socket, told: Told) -> None:
-        """Give it a source port of its place that has not been used for as long as possible.
+        """Give it a source port of its pod, or of all hosts, that has not been used for as long as possible.
 
         Conntrack may still have a connection which a change has cut off; one that has its addresses and ports would get
         another source port on its way (as with any NAT), and not be known where it arrives.
         """
-        place = told.ask.place
+        place = told.ask.place if told.ask.place in self._pods else HOSTS
         while True:
             self._last[place] = (self._last.get(place, -1) + 1) % (LAST_PORT - FIRST_PORT)
             port = FIRST_PORT + self._last[place]
             with suppress(OSError):
                 sock.bind(("", port))
-                self._ports.setdefault(port, {})[place] = told
+                self._begun[place, port] = told
                 return
 
     def marked(self, mark: bytes) -> Told | None:
@@ -143,17 +147,14 @@ class Ledger:
             told.arrivals.append((door, socket.inet_ntoa(packet[12:16])))
 
     def _connection(self, door: str, packet: bytes, port: int) -> Told | None:
-        source, begun = socket.inet_ntoa(packet[12:16]), self._ports.get(port, {})
-        pod = door if source == str(HAIRPIN_IP) else self._homes.get(source)
-        if pod is not None:
-            return begun.get(pod)
-        hosts = [told for place, told in begun.items() if place not in self._homes.values()]
-        return hosts[0] if len(hosts) == 1 else None
+        source = socket.inet_ntoa(packet[12:16])
+        who = door if source == str(HAIRPIN_IP) else self._homes.get(source, HOSTS)
+        return self._begun.get((who, port))
 
     def forget(self) -> None:
         """The round is over."""
         self._asked.clear()
-        self._ports.clear()
+        self._begun.clear()
 
 
 class Connections:
