@@ -64,6 +64,7 @@ async def test_a_client_that_goes_on_sending_comes_to_another_endpoint(
     with client.udp() as first, client.udp() as second, server.udp(OLD) as old, server.udp(NEW) as new:
         assert ask(first, old)
         await table.commit([mod(f"add {to_endpoint(NEW, zone)}")])
+        await table.settle()  # until then the switch may go on with what it has cached
         assert ask(first, old), "an established connection stays"
         assert ask(second, new)
         before = ovs.appctl("dpctl/dump-conntrack", f"zone={zone}")
