@@ -25,6 +25,7 @@ from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.rtnetlink import Link, LinkChange, Route, Rtnetlink
 from k8s_ovs.dataplane.shaper import bucket_of, shape, shaped_rate
 from k8s_ovs.errors import LinkError
+from k8s_ovs.model.types import mac_of
 
 T = TypeVar("T")
 
@@ -182,6 +183,9 @@ def _configure_pod_end(pod: Rtnetlink, link: PodLink) -> None:
     for route in _routes(link):
         if route not in have:
             pod.put_route(end, route)
+    # Its questions for the gateway's MAC would wait, or be lost, behind what the pod sends: a pod that floods its own
+    # shaper would be cut off for seconds each time that the kernel asks again.
+    pod.put_neighbour(end, link.gateway, mac_of(link.gateway))
     shape(replace(end, mtu=link.mtu), link.egress)
 
 

@@ -16,6 +16,11 @@ from k8s_ovs.model.types import Mac
 NEWLINK, DELLINK, GETLINK = 16, 17, 18
 NEWADDR, DELADDR, GETADDR = 20, 21, 22
 NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
+NEWNEIGH = 28
+NDMSG = struct.Struct("=BxxxiHBB")
+"""family, interface index, state, flags, type (linux/neighbour.h)"""
+NDA_DST, NDA_LLADDR = 1, 2
+NUD_PERMANENT = 0x80
 
 IFINFO = struct.Struct("=BxHiII")
 """family, device type, index, flags, which flags to change"""
@@ -223,6 +228,13 @@ class Rtnetlink:
         """Delete a route."""
         payload = _route_payload(link, route, RTPROT_ANY, SCOPE_ANY)
         self._netlink.request(DELROUTE, payload, what=f"route {route.to} through {link.name}: delete")
+
+    def put_neighbour(self, link: Link, address: IPv4Address, mac: Mac) -> None:
+        """Let `address` have this MAC for good: the kernel need not ask for it."""
+        payload = NDMSG.pack(AF_INET, link.index, NUD_PERMANENT, 0, RTN_UNICAST)
+        payload += nl.attr(NDA_DST, address.packed) + nl.attr(NDA_LLADDR, _mac_octets(mac))
+        flags = nl.F_CREATE | nl.F_REPLACE
+        self._netlink.request(NEWNEIGH, payload, flags, what=f"neighbour {address} of {link.name}: add")
 
     def _change_address(
         self, kind: int, flags: int, link: Link, address: IPv4Interface, address_flags: int = 0

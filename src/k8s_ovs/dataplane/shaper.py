@@ -28,8 +28,9 @@ TBF = "tbf"
 LINKLAYER_ETHERNET = 1
 U32 = 0xFFFFFFFF
 
-BURST_MS = 5
-"""What may leave at once, in milliseconds of the limit; far below the burst of the meter that comes behind."""
+BURST_MS = 10
+"""What may leave at once, in milliseconds of the limit: as late as a busy kernel may come to it, so that nothing of the limit
+is lost; and at 100M less than the switch's receive buffer holds. Far below the burst of the meter that comes behind."""
 QUEUE_MS = 100
 """What may wait, in milliseconds of the limit: TCP that fills it finds out what the limit is."""
 MIN_QUEUE_FRAMES = 20

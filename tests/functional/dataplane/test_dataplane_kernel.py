@@ -24,7 +24,7 @@ from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
 from k8s_ovs.dataplane.rtnetlink import Rtnetlink
 from k8s_ovs.errors import LinkError
-from k8s_ovs.model.types import HAIRPIN_IP
+from k8s_ovs.model.types import HAIRPIN_IP, mac_of
 
 T = TypeVar("T")
 OWN_NAMESPACE = Path("/proc/thread-self/ns/net")
@@ -68,6 +68,16 @@ def routes(netns: str) -> set[tuple[str, str | None, str | None]]:
         }
 
     return seen(netns, question)
+
+
+async def test_a_pod_need_not_ask_for_its_gateway(host: str, pod: str) -> None:
+    """What it floods its own shaper with would drown the question."""
+    link = pod_link(1, netns_path(pod))
+    links = NetlinkPodLinks(netns=netns_path(host))
+    for _ in range(2):
+        await links.create(link)
+        shown = run("ip", "-n", pod, "neighbour", "show", "dev", link.ifname).split()
+        assert shown == [str(link.gateway), "lladdr", mac_of(link.gateway), "PERMANENT"]
 
 
 async def test_a_pod_link_as_others_see_it(host: str, pod: str) -> None:
