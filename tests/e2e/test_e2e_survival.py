@@ -63,4 +63,5 @@ def test_nothing_is_lost(toll: dict[str, Toll], name: str) -> None:
     cost = toll[name]
     assert cost.udp_sent > 1000
     assert cost.tcp_sent > 100
+    assert cost.tried > 100
     assert (cost.udp_lost, cost.tcp_lost, cost.resets, cost.forbidden) == (0, 0, 0, 0)

@@ -97,7 +97,7 @@ class Survivors:
 
 @dataclass(frozen=True)
 class Toll:
-    """What one kind of harm has cost, over all its repetitions."""
+    """What one kind of harm has cost, over all its repetitions; `forbidden` of those `tried` have passed."""
 
     name: str
     times: int
@@ -107,12 +107,8 @@ class Toll:
     tcp_lost: int
     resets: int
     stall: float
+    tried: int
     forbidden: int
-
-    @property
-    def lost(self) -> int:
-        """Packets lost and connections ended."""
-        return self.udp_lost + self.tcp_lost + self.resets
 
 
 def tolls(logs: dict[str, StreamLog], watched: list[Probe], history: list[Harmed]) -> list[Toll]:
@@ -141,6 +137,9 @@ def _toll(name: str, logs: dict[str, StreamLog], watched: list[Probe], entries: 
         tcp_lost=total(StreamLog.lost, tcp=True),
         resets=total(ended, tcp=True),
         stall=max(logs[probe.name].stall(entry.begun, entry.ended) for probe in watched for entry in entries),
+        tried=sum(
+            sent(logs[probe.name], entry.begun, entry.ended) for probe in FORBIDDEN for entry in entries
+        ),
         forbidden=sum(
             logs[probe.name].passed(entry.begun, entry.ended) for probe in FORBIDDEN for entry in entries
         ),

@@ -113,4 +113,5 @@ async def test_a_restarted_switch_is_reported_once_it_has_its_flows_again(ovs: P
         assert node.sends_with(NEW) == 1
         # A switch that comes back may give more than one reason to look again; each takes the report back first.
         applied = [report.applied for report in node.reports[told:]]
+        assert applied
         assert applied == [{}, {"web": "0123abcd/send"}] * (len(applied) // 2)
