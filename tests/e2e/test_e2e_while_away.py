@@ -7,7 +7,6 @@ nothing from the moment that the agent says "ready" on.
 import asyncio
 import json
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,15 +119,11 @@ def ofctl(lab: Lab, command: str, *arguments: str) -> str:
 def ask(lab: Lab, namespace: str, action: str, other: str = "") -> None:
     """Ask for a tenant's change, and do not wait."""
     current = json.loads(lab.etcdctl("get", "--print-value-only", RECORDS + namespace))
-    lab.etcdctl(
-        "put", RECORDS + namespace, json.dumps({**current, "Action": action, "Namespace": other})
-    )
+    lab.etcdctl("put", RECORDS + namespace, json.dumps({**current, "Action": action, "Namespace": other}))
 
 
 def answered(lab: Lab, *namespaces: str) -> bool:
-    records = [
-        json.loads(lab.etcdctl("get", "--print-value-only", RECORDS + name)) for name in namespaces
-    ]
+    records = [json.loads(lab.etcdctl("get", "--print-value-only", RECORDS + name)) for name in namespaces]
     assert not [record for record in records if record.get("Error")], records
     return all(not record["Action"] for record in records)
 
@@ -136,7 +131,12 @@ def answered(lab: Lab, *namespaces: str) -> bool:
 @contextmanager
 def doomed(lab: Lab, story: Story) -> Iterator[Runtime]:
     """A pod of the container runtime that will vanish without a DEL: with limits, so that it has a meter and a queue."""
-    limits = {"egressRate": 20_000_000, "egressBurst": 1_000_000, "ingressRate": 20_000_000, "ingressBurst": 1_000_000}
+    limits = {
+        "egressRate": 20_000_000,
+        "egressBurst": 1_000_000,
+        "ingressRate": 20_000_000,
+        "ingressBurst": 1_000_000,
+    }
     with runtime_on(lab, NODE) as runtime:
         sandbox = runtime.sandbox()
         answer = asyncio.run(runtime.ask("ADD", sandbox, "green", runtimeConfig={"bandwidth": limits}))
@@ -161,11 +161,13 @@ def change_everything(lab: Lab, story: Story, runtime: Runtime) -> None:
     namespace, _, name = LIMITED.partition("/")
     lab.kubectl("annotate", "pod", "-n", namespace, name, "kubernetes.io/egress-bandwidth=10M")
     runtime.remove(story.sandbox)
-    eventually(lambda: answered(lab, "red", "orange"), "the tenants' changes to go on without the node", seconds=60)
+    eventually(
+        lambda: answered(lab, "red", "orange"), "the tenants' changes to go on without the node", seconds=60
+    )
 
 
 @pytest.fixture(scope="module")
-def story(lab: Lab) -> Iterator[Story]:
+def story(lab: Lab) -> Story:
     story = Story(lab)
     lab.kubectl("label", "pod", "-n", "green", "h", "role=backend")
     lab.kubectl("apply", "-f", "-", stdin=json.dumps(service(OLD_PORT)))
@@ -195,7 +197,7 @@ def story(lab: Lab) -> Iterator[Story]:
         keep_going(flow, [*ALWAYS, *NEWLY, *story.new_port])
         story.flows = (held, ofctl(lab, "dump-flows", "--no-stats"))
         story.logs = flow.finish()
-    yield story
+    return story
 
 
 def keep_going(flow: Traffic, probes: list[Probe]) -> None:
