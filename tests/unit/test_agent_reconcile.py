@@ -29,7 +29,7 @@ async def settle(node: FakeNode) -> None:
 # -- before every source has synced ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("unsynced", [Source.CONFIG, Source.HOST_SUBNETS, Source.TENANTS])
+@pytest.mark.parametrize("unsynced", [event.source for event in SYNCED])
 def test_nothing_is_sent_before_every_source_has_synced(unsynced: Source) -> None:
     async def main() -> None:
         async with running(FakeNode()) as node:
@@ -122,6 +122,35 @@ async def test_a_restarted_agent_sends_the_difference_only() -> None:
     assert 0 < node.flows.replaced[-1].deleted <= 5
     assert node.flows.bundles == bundles
     assert node.as_wanted()
+
+
+@virtual_time
+async def test_a_node_is_ready_when_nothing_that_was_forbidden_meanwhile_is_in_any_cache() -> None:
+    node = FakeNode()
+    gate = node.flows.hold("settle")
+    async with running(node):
+        done = node.reconciler.post(*RECORDS, *SYNCED)
+        await asyncio.sleep(10)
+        assert node.as_wanted()
+        assert node.reconciler.trouble() == "the bridge has not been synchronised yet"
+        assert not done.done()
+        gate.set()
+        await within(1, done)
+        assert node.reconciler.trouble() == ""
+
+
+@virtual_time
+async def test_a_switch_that_does_not_settle_is_asked_again_though_nothing_differs_any_more() -> None:
+    node = FakeNode()
+    node.flows.fail_next("settle", REFUSED, times=2)
+    async with running(node):
+        done = node.reconciler.post(*RECORDS, *SYNCED)
+        await asyncio.sleep(0.1)
+        assert node.reconciler.trouble() == str(REFUSED)
+        await asyncio.sleep(1)
+        assert node.flows.calls.count("settle") == 3
+        assert node.reconciler.trouble() == ""
+    assert done.done()
 
 
 @virtual_time

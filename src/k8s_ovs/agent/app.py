@@ -86,6 +86,7 @@ class Agent:
                 parts.netns_exists,
                 tenant_wait=settings.tenant_wait,
                 forget=Traces(parts.flows, parts.host).forget,
+                pod_lives=self._limits.pod_lives,
             )
         )
         self._service_feed = ServiceFeed(parts.services, self._reconciler.post)
@@ -94,6 +95,7 @@ class Agent:
         self._watch_trouble = ""
         self._conflist_trouble = "the conflist has not been written yet"
         self._collect_due = True
+        self._collected = 0.0
         self._attention = asyncio.Event()
         self._metrics = AgentMetrics(services.registry)
         self._observe()
@@ -213,10 +215,14 @@ class Agent:
         return await self._publish()
 
     async def _collect(self) -> None:
-        """Remove what sandboxes that are gone left behind, if any may be; again later if it fails."""
-        if not self._collect_due:
+        """Remove what sandboxes that are gone left behind, if any may be, or once a period; again later if it fails.
+
+        A pod's end is told by DEL, or by the API. But both may be missed: the runtime died, the pod was forced out long ago.
+        """
+        now = asyncio.get_running_loop().time()
+        if not self._collect_due and now < self._collected + self._settings.resync_period:
             return
-        self._collect_due = False
+        self._collect_due, self._collected = False, now
         try:
             self._metrics.collected.inc(await self._pods.recover())
         except K8sOvsError as err:

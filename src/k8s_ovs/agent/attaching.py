@@ -83,7 +83,8 @@ async def _nothing_is_known(addresses: Set[IPv4Address]) -> None:
 class PodParts:
     """What `PodNetwork` works with. `tenant_wait` is how many seconds an ADD waits for its Namespace's NetID.
 
-    `forget` has everybody forget what they know of addresses that pods had.
+    `forget` has everybody forget what they know of addresses that pods had. `pod_lives`: Kubernetes has the lease's pod, or
+    may have it.
     """
 
     switch: Switch
@@ -93,6 +94,7 @@ class PodParts:
     netns_exists: Callable[[str], bool] = os.path.exists
     tenant_wait: float = 30.0
     forget: Forget = _nothing_is_known
+    pod_lives: Callable[[Attachment], bool] = lambda lease: False
 
 
 def host_ifname_of(key: AttachmentKey) -> str:

@@ -50,6 +50,7 @@ class PodNetwork:
         self._links = parts.links
         self._installer = parts.installer
         self._netns_exists = parts.netns_exists
+        self._pod_lives = parts.pod_lives
         self._tenant_wait = parts.tenant_wait
         self._locks: KeyedLocks[str] = KeyedLocks()
         self._limits = parts.limits
@@ -110,13 +111,22 @@ class PodNetwork:
     async def gc(self, request: Request) -> None:
         """Remove every attachment that the runtime does not know, and what `recover` removes.
 
-        An attachment that is being made or removed meanwhile is left alone. Raises CniError 104 naming those that
-        could not be removed, after all were tried.
+        An attachment that is being made or removed meanwhile is left alone, and so is one in use: its veth exists, and so
+        its sandbox does, and Kubernetes has its pod. A list that misses such a one is wrong (CNI 1.1, "GC": plugins may
+        remove what it misses). Raises CniError 104 naming those that could not be removed, after all were tried.
         """
         keep = request.valid_attachments
         failed: list[str] = []
+        with _about("garbage collection"):
+            links = set(await self._links.leftovers())
         for lease in self._switch.attachments():
             if lease.key in keep:
+                continue
+            if lease.host_ifname in links and self._pod_lives(lease):
+                pod = f"{lease.namespace}/{lease.pod}"
+                log.warning(
+                    "GC: the runtime misses sandbox %s of pod %s, which lives: kept", lease.key.sandbox, pod
+                )
                 continue
             try:
                 await self._collect(lease)

@@ -89,7 +89,7 @@ class BridgeWriter:
         self._options = options
         self._desired = DesiredFlows()
         self._view: NodeView | None = None
-        self._adopted = False
+        self._adopted = self._followed = False
         self._pending: list[Mod] = []
         self._doubts = 1
         self._resolved = 0
@@ -138,6 +138,11 @@ class BridgeWriter:
             if not self._adopted:
                 await self._adopt()
             result = await self._plant.flows.replace(self._desired.all())
+            if not self._followed:
+                # Whoever is told that this node is ready must be able to rely on it: what an agent before this one had
+                # sent, or what it did not know yet, is in no cache any more.
+                await self._plant.flows.settle()
+                self._followed = True
         except OpenFlowError:
             self.doubt()
             raise
