@@ -1,27 +1,29 @@
 """Everything changes while node1's agent is away; its first synchronisation brings all of it, before it says that it is ready.
 
-Two nodes and two external hosts. UDP every 2 ms: what was allowed throughout loses nothing, what is forbidden by then passes
-nothing from the moment that the agent says "ready" on.
+And what is left of pods that are gone: after a restart of everything, and in conntrack, when their addresses are given again.
+Two nodes and two external hosts, with 13 pod addresses each. UDP every 2 ms: what was allowed throughout loses nothing,
+what is forbidden by then passes nothing from the moment that the agent says "ready" on.
 """
 
 import asyncio
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import pytest
 
-from fakes.labs import Lab, eventually, running_lab
+from fakes.labs import PYTHON, Lab, eventually, running_lab
 from fakes.runtime import Runtime, runtime_on
 from fakes.survival import told_ready
 from fakes.tenant_admin import RECORDS, administrator
 from fakes.traffic import UDP_PORT, Probe, Traffic, traffic
 from fakes.traffic_log import StreamLog
+from k8s_ovs.dataplane.netns import call_in
 
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(300)]
 
@@ -75,29 +77,9 @@ def service(port: int) -> dict[str, Any]:
     }
 
 
-@dataclass
-class Story:
-    """What was seen. `ready` is the instant at which the agent said so (CLOCK_MONOTONIC nanoseconds)."""
-
-    lab: Lab
-    begun: int = 0
-    ready: int = 0
-    logs: dict[str, StreamLog] = field(default_factory=dict)
-    addresses: dict[str, str] = field(default_factory=dict)
-    old_port: list[Probe] = field(default_factory=list)
-    new_port: list[Probe] = field(default_factory=list)
-    sandbox: str = ""
-    gone: dict[str, str] = field(default_factory=dict)
-    flows: tuple[str, str] = ("", "")
-
-    def told(self) -> str:
-        """What the agent has logged since its last start."""
-        return self.lab.log(AGENT).rpartition("starting")[2] or self.lab.log(AGENT)
-
-
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with running_lab(nodes=2) as lab:
+    with running_lab("--pod-cidr", "10.213.0.0/24", "--host-bits", "4", nodes=2) as lab:
         for host in ("old", "new"):
             lab.lab("add-host", host)
         lab.create_pods(PODS)
@@ -128,25 +110,60 @@ def answered(lab: Lab, *namespaces: str) -> bool:
     return all(not record["Action"] for record in records)
 
 
-@contextmanager
-def doomed(lab: Lab, story: Story) -> Iterator[Runtime]:
-    """A pod of the container runtime that will vanish without a DEL: with limits, so that it has a meter and a queue."""
-    limits = {
-        "egressRate": 20_000_000,
-        "egressBurst": 1_000_000,
-        "ingressRate": 20_000_000,
-        "ingressBurst": 1_000_000,
-    }
-    with runtime_on(lab, NODE) as runtime:
-        sandbox = runtime.sandbox()
-        answer = asyncio.run(runtime.ask("ADD", sandbox, "green", runtimeConfig={"bandwidth": limits}))
-        assert answer.status == 0, answer
-        story.sandbox = sandbox
-        story.gone = {
-            "address": answer.object["ips"][0]["address"].partition("/")[0],
-            "link": answer.object["interfaces"][0]["name"],
-        }
-        yield runtime
+LIMITS = {
+    "egressRate": 20_000_000,
+    "egressBurst": 1_000_000,
+    "ingressRate": 20_000_000,
+    "ingressBurst": 1_000_000,
+}
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A pod that only the container runtime knows, with limits: it has a meter and a queue."""
+
+    name: str
+    address: str
+    link: str
+
+
+@dataclass
+class Story:
+    """What was seen. `ready` is the instant at which the agent said so (CLOCK_MONOTONIC nanoseconds)."""
+
+    lab: Lab
+    begun: int = 0
+    ready: int = 0
+    logs: dict[str, StreamLog] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)
+    old_port: list[Probe] = field(default_factory=list)
+    new_port: list[Probe] = field(default_factory=list)
+    gone: Sandbox | None = None
+    flows: tuple[str, str] = ("", "")
+
+
+def attach(runtime: Runtime, namespace: str) -> Sandbox:
+    sandbox = runtime.sandbox()
+    answer = asyncio.run(runtime.ask("ADD", sandbox, namespace, runtimeConfig={"bandwidth": LIMITS}))
+    assert answer.status == 0, answer
+    address = answer.object["ips"][0]["address"].partition("/")[0]
+    return Sandbox(sandbox, address, answer.object["interfaces"][0]["name"])
+
+
+def footprint(lab: Lab) -> str:
+    """All that a pod leaves on the node, but for conntrack."""
+    rows = [
+        lab.exec(NODE, "ovs-vsctl", "list", table).stdout for table in ("Interface", "Port", "QoS", "Queue")
+    ]
+    links = lab.exec(NODE, "ip", "-o", "link").stdout
+    flows = ofctl(lab, "dump-flows", "--no-stats")
+    meters = [f"rate={rate}" for rate in RATE.findall(ofctl(lab, "dump-meters"))]
+    return "\n".join([*rows, links, flows, *meters])
+
+
+def nothing_is_left(lab: Lab, *gone: Sandbox) -> bool:
+    seen = footprint(lab)
+    return not any(part in seen for each in gone for part in (each.name, f"{each.address},", each.link))
 
 
 def change_everything(lab: Lab, story: Story, runtime: Runtime) -> None:
@@ -160,7 +177,8 @@ def change_everything(lab: Lab, story: Story, runtime: Runtime) -> None:
     lab.kubectl("apply", "-f", "-", stdin=json.dumps(service(NEW_PORT)))
     namespace, _, name = LIMITED.partition("/")
     lab.kubectl("annotate", "pod", "-n", namespace, name, "kubernetes.io/egress-bandwidth=10M")
-    runtime.remove(story.sandbox)
+    assert story.gone is not None
+    runtime.remove(story.gone.name)
     eventually(
         lambda: answered(lab, "red", "orange"), "the tenants' changes to go on without the node", seconds=60
     )
@@ -181,9 +199,10 @@ def story(lab: Lab) -> Story:
     lab.lab("stop", "--kill", "old/agent")  # so that what its record's end makes of it is up to the others
     before = [*ALWAYS, *NO_LONGER, *story.old_port]
     with (
-        doomed(lab, story) as runtime,
+        runtime_on(lab, NODE) as runtime,
         traffic(lab, [*before, *NEWLY, *story.new_port, *NEVER]) as flow,
     ):
+        story.gone = attach(runtime, "green")
         flow.start(*(probe.name for probe in before))
         story.begun = flow.now()
         starts = told_ready(lab, AGENT)
@@ -250,16 +269,9 @@ def test_the_limit_is_the_new_one(story: Story) -> None:
 
 
 def test_nothing_is_left_of_the_pod_that_went(story: Story) -> None:
-    lab, address, link = story.lab, story.gone["address"], story.gone["link"]
-    assert address in story.flows[0]
-    eventually(lambda: address not in ofctl(lab, "dump-flows"), "its flows to go")
-    rows = lab.exec(NODE, "ovs-vsctl", "--columns=name,external_ids", "list", "Interface").stdout
-    assert link not in rows
-    assert story.sandbox not in rows
-    for table in ("QoS", "Queue"):
-        assert link not in lab.exec(NODE, "ovs-vsctl", "list", table).stdout
-    assert link not in lab.exec(NODE, "ip", "-o", "link").stdout
-    assert len(RATE.findall(ofctl(lab, "dump-meters"))) == 1
+    assert story.gone is not None
+    assert f"{story.gone.address}," in story.flows[0]
+    eventually(lambda: nothing_is_left(story.lab, story.gone), "all of it to go")
 
 
 def synchronised(text: str) -> list[tuple[int, int]]:
@@ -287,3 +299,83 @@ def test_a_restart_with_nothing_changed_sends_nothing(story: Story) -> None:
     eventually(lambda: told_ready(lab, AGENT) > starts, "the agent to be ready", seconds=60)
     assert len(synchronised(lab.log(AGENT))) == syncs
     assert lines(ofctl(lab, "dump-flows", "--no-stats")) == held
+
+
+FORGET = """
+import sys
+from ipaddress import IPv4Address
+from k8s_ovs.dataplane import ctnetlink
+print(ctnetlink.forget({IPv4Address(sys.argv[1])}, {0}))
+"""
+
+
+def kernel_knew(lab: Lab, address: str) -> int:
+    """How many connections of this address the node's kernel has tracked; afterwards it knows none."""
+    return int(lab.exec(NODE, PYTHON, "-c", FORGET, address).stdout)
+
+
+def bridge_knows(lab: Lab, address: str) -> bool:
+    control = lab.directory(NODE) / "ovs" / "ovs-vswitchd.ctl"
+    listed = lab.exec(NODE, "ovs-appctl", "-t", str(control), "dpctl/dump-conntrack").stdout
+    return f"src={address}," in listed
+
+
+def talk(runtime: Runtime, sandbox: Sandbox, *targets: tuple[str, int]) -> None:
+    """A datagram to each, through a Service or out of the cluster."""
+
+    def inside() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for target in targets:
+                sender.sendto(b"x", target)
+
+    call_in(f"/run/netns/{runtime.sandboxes[sandbox.name]}", inside)
+
+
+def test_an_address_given_again_brings_no_connection(story: Story) -> None:
+    """Neither in the bridge nor in the kernel, from the moment that another tenant's pod has it."""
+    lab = story.lab
+    targets = (story.new_port[0].address, NEW_PORT), ("198.51.100.7", 9)
+    with runtime_on(lab, NODE) as runtime:
+        first, other = attach(runtime, "green"), attach(runtime, "green")
+        for each in (first, other):
+            talk(runtime, each, *targets)
+            eventually(lambda each=each: bridge_knows(lab, each.address), "the bridge to track it")
+        assert kernel_knew(lab, other.address) > 0
+        asyncio.run(runtime.insist("DEL", first.name))
+        runtime.remove(first.name)
+        for _ in range(13):
+            if attach(runtime, "blue").address == first.address:
+                break
+        else:
+            raise AssertionError("the address is not given again")
+        assert kernel_knew(lab, first.address) == 0
+        assert not bridge_knows(lab, first.address)
+        assert bridge_knows(lab, other.address), "others' connections stay"
+        for sandbox in runtime.sandboxes:
+            asyncio.run(runtime.insist("DEL", sandbox))
+
+
+def test_a_reboot_leaves_nothing_of_pods_that_are_gone(story: Story) -> None:
+    """OVSDB's file survives it with their rows, whose devices are gone; nobody sends DEL."""
+    lab = story.lab
+    with runtime_on(lab, NODE) as runtime:
+        gone = [attach(runtime, namespace) for namespace in ("green", "blue")]
+        assert not nothing_is_left(lab, gone[0])
+        starts = told_ready(lab, AGENT)
+        everything = [f"{NODE}/{name}" for name in ("agent", "vswitchd", "ovsdb")]
+        lab.lab("stop", "--kill", *everything)
+        for each in gone:
+            runtime.remove(each.name)
+        lab.lab("start", *everything[::-1])
+        eventually(lambda: told_ready(lab, AGENT) > starts, "the agent to be ready", seconds=60)
+        eventually(lambda: nothing_is_left(lab, *gone), "all of it to go")
+        found = {attach(runtime, "red").address for _ in range(13 - len(on_node(lab)))}
+        assert {each.address for each in gone} <= found, "their addresses are free"
+        for sandbox in runtime.sandboxes:
+            asyncio.run(runtime.insist("DEL", sandbox))
+
+
+def on_node(lab: Lab) -> list[str]:
+    """The leases of the node."""
+    rows = lab.exec(NODE, "ovs-vsctl", "--columns=external_ids", "list", "Interface").stdout
+    return [line for line in rows.splitlines() if "k8s-ovs/sandbox" in line]

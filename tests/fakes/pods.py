@@ -7,9 +7,9 @@ call has an effect, and no `except` of the agent gets a word in.
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 from k8s_ovs.agent.pods import NodeNetwork, PodNetwork, PodParts
 from k8s_ovs.cni.protocol import (
@@ -59,6 +59,13 @@ class PodWorld:
     rows: dict[AttachmentKey, Attachment] = field(default_factory=dict)
     flows: dict[AttachmentKey, Attachment] = field(default_factory=dict)
     tenants: set[str] = field(default_factory=lambda: {"web", "db"})
+    unmounted: set[str] = field(default_factory=set)
+    """Network namespaces whose file is gone, but which live: a process is in them."""
+    pods: set[str] = field(default_factory=set)
+    """Names of the pods that the API has."""
+    traces: dict[IPv4Address, AttachmentKey] = field(default_factory=dict)
+    """Whose connections conntrack knows of an address."""
+    carried_over: list[str] = field(default_factory=list)
     hook: Hook = _pass
     moments: list[str] = field(default_factory=list)
     limits: PodLimits | CniError = UNLIMITED
@@ -93,12 +100,20 @@ class PodWorld:
                 FakeLimits(self),
                 self.netns.__contains__,
                 tenant_wait=tenant_wait,
+                forget=self.forget,
+                pod_lives=lambda lease: lease.pod in self.pods,
             )
         )
+
+    async def forget(self, addresses: Set[IPv4Address]) -> None:
+        """Nothing is known of these any more."""
+        await asyncio.sleep(0)
+        self.traces = {each: key for each, key in self.traces.items() if each not in addresses}
 
     def remove_netns(self, path: str) -> None:
         """As the kernel does: with the namespace go the veths that have an end in it."""
         self.netns.discard(path)
+        self.unmounted.discard(path)
         self.links = {name: link for name, link in self.links.items() if link.netns != path}
 
     def faults(self) -> list[str]:
@@ -110,7 +125,9 @@ class PodWorld:
         found += [
             f"{a} is not for pods" for a in addresses if a not in self.subnet or a == gateway_of(self.subnet)
         ]
-        names = {row.host_ifname for row in self.rows.values() if row.netns in self.netns}
+        alive = self.netns | self.unmounted
+        names = {row.host_ifname for row in self.rows.values() if row.netns in alive}
+        found += self.carried_over
         if set(self.links) != names:
             found.append(f"links {set(self.links) ^ names} and rows differ")
         if self.flows.keys() != self.rows.keys():
@@ -153,6 +170,11 @@ class FakeSwitch:
         taken = [row for row in self._world.rows.values() if row.address == attachment.address]
         if any(row.key != attachment.key for row in taken):
             raise AssertionError(f"{attachment.address} is given twice")
+        address, key = attachment.address, attachment.key
+        if self._world.traces.setdefault(address, key) != key:
+            self._world.carried_over.append(
+                f"{key} gets {address} with what {self._world.traces[address]} left"
+            )
         old = self._world.rows.get(attachment.key)
         if old is None or old.ofport is None:
             self._world.next_ofport += 1

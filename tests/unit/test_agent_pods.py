@@ -478,6 +478,44 @@ async def test_gc_keeps_what_is_valid_and_removes_the_rest() -> None:
     assert world.faults() == []
 
 
+@pytest.mark.parametrize("unmounted", [False, True])
+async def test_gc_keeps_what_the_runtime_misses_but_lives(
+    unmounted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sandbox and pod are there: the list is wrong. (Multus once gave the list of another network.)"""
+    world = world_with("a", "b", "c")
+    agent = world.agent()
+    for name in "abc":
+        await agent.add(add_request(name))
+    world.pods = {"a", "c"}
+    world.remove_netns("/netns/c")
+    if unmounted:
+        world.netns.discard("/netns/a")
+        world.unmounted.add("/netns/a")
+    await agent.gc(gc_request())
+    assert [key.sandbox for key in world.rows] == ["a"]
+    assert world.faults() == []
+    assert "the runtime misses sandbox a of pod web/a, which lives: kept" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("veth", "file", "kept"),
+    [(True, True, True), (True, False, True), (False, True, True), (False, False, False)],
+)
+async def test_a_lease_is_collected_when_neither_veth_nor_namespace_is_there(
+    veth: bool, file: bool, kept: bool
+) -> None:
+    world = world_with("a")
+    agent = world.agent()
+    await agent.add(add_request("a"))
+    if not veth:
+        world.links.clear()
+    if not file:
+        world.netns.clear()
+    assert await agent.recover() == (not kept)
+    assert bool(world.rows) is kept
+
+
 async def test_gc_goes_on_past_failures_and_reports_them_together() -> None:
     world = world_with("a", "b", "c")
     agent = world.agent()

@@ -49,7 +49,9 @@ async def test_the_first_report_follows_the_first_full_synchronisation() -> None
         assert applied(node) == [{}]
         await asyncio.sleep(200)
         assert applied(node) == [{}]
-        assert node.flows.calls.count("settle") == 1, "at the start; then nothing changes, nothing has to settle"
+        assert node.flows.calls.count("settle") == 1, (
+            "at the start; then nothing changes, nothing has to settle"
+        )
 
 
 @virtual_time
