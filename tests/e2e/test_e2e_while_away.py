@@ -61,8 +61,10 @@ NO_LONGER = [
     Probe("blue/y", "red/a"),
     Probe("old", "green/g"),
 ]
-NEWLY = [Probe("orange/o", "green/g"), Probe("new", "green/g")]
-NEVER = [Probe("blue/x", "green/g")]
+SELDOM = 0.01
+"""Seconds between two probes of what has to pass in the end, or never could: the others go every 2 ms."""
+NEWLY = [Probe("orange/o", "green/g", period=SELDOM), Probe("new", "green/g", period=SELDOM)]
+NEVER = [Probe("blue/x", "green/g", period=SELDOM)]
 
 
 def service(port: int) -> dict[str, Any]:
@@ -139,6 +141,7 @@ class Story:
     old_port: list[Probe] = field(default_factory=list)
     new_port: list[Probe] = field(default_factory=list)
     gone: Sandbox | None = None
+    new_host: str = ""
     flows: tuple[str, str] = ("", "")
 
 
@@ -170,8 +173,7 @@ def change_everything(lab: Lab, story: Story, runtime: Runtime) -> None:
     ask(lab, "red", "isolate")
     ask(lab, "orange", "join", "green")
     lab.cli("subnet", "release", "old")
-    new = next(host for host in lab.status()["hosts"] if host["name"] == "new")
-    lab.cli("subnet", "assign", "new", new["ip"])
+    lab.cli("subnet", "assign", "new", story.new_host)
     lab.kubectl("label", "pod", "-n", "green", "h", "role-")
     lab.kubectl("label", "pod", "-n", "green", "k", "role=backend")
     lab.kubectl("apply", "-f", "-", stdin=json.dumps(service(NEW_PORT)))
@@ -191,8 +193,11 @@ def story(lab: Lab) -> Story:
     lab.kubectl("apply", "-f", "-", stdin=json.dumps(service(OLD_PORT)))
     address = lab.kubectl("get", "service", "-n", "green", "probe", "-o", "jsonpath={.spec.clusterIP}")
     story.old_port = [Probe("green/g", "green/h", address=address, port=OLD_PORT, label="old port")]
-    story.new_port = [Probe("green/g", "green/k", address=address, port=NEW_PORT, label="new port")]
+    story.new_port = [
+        Probe("green/g", "green/k", address=address, port=NEW_PORT, label="new port", period=SELDOM)
+    ]
     story.addresses = {name: lab.pod_ip(*name.split("/")) for name in ("green/h", "green/k")}
+    story.new_host = next(host["ip"] for host in lab.status()["hosts"] if host["name"] == "new")
     with administrator(lab) as admin:
         admin.join("red", "blue")
     lab.cli("subnet", "release", "new")
@@ -231,7 +236,7 @@ def keep_going(flow: Traffic, probes: list[Probe]) -> None:
 def test_what_is_forbidden_by_then_passes_nothing_once_it_is_ready(story: Story) -> None:
     probes = [*NO_LONGER, *story.old_port, *NEVER]
     tried = {probe.name: len(story.logs[probe.name].numbers(story.ready)) for probe in probes}
-    assert min(tried.values()) >= ENOUGH, tried
+    assert min(tried.values()) >= ENOUGH / 10, tried
     passed = {probe.name: story.logs[probe.name].passed(story.ready) for probe in probes}
     assert passed == dict.fromkeys(tried, 0)
     assert story.logs[NEVER[0].name].passed(0) == 0
