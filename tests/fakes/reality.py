@@ -56,11 +56,17 @@ def _everywhere(known: Known, checks: Iterable[Check]) -> list[str]:
 
 
 def settled(
-    lab: str, expected: Expected | None = None, *, seconds: float = 45.0, connections: bool = False
+    lab: str,
+    expected: Expected | None = None,
+    *,
+    seconds: float = 45.0,
+    connections: bool = False,
+    tell: Callable[[list[str]], None] = lambda found: None,
 ) -> list[str]:
-    """Wait until there is no difference; what is left of them after so many seconds."""
+    """Wait until there is no difference; what is left of them after so many seconds. `tell` hears of all on the way."""
     deadline = time.monotonic() + seconds
     while found := differences(lab, expected, connections=connections):
+        tell(found)
         if time.monotonic() > deadline:
             return found
         time.sleep(0.3)

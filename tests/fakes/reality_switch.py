@@ -40,10 +40,12 @@ def _openflow(known: Known, member: Node) -> Iterator[str]:
     external = member.name in {host.name for host in known.cluster.external}
     if view.local is None and not external:
         return  # a node that has lost its host subnet keeps the flows that it had
-    dumped = [parse_flow(line) for line in _ofctl(member, "dump-flows").splitlines() if " actions=" in line]
+    lines = [line for line in _ofctl(member, "dump-flows").splitlines() if " actions=" in line]
+    cookie, mask = LEARNED  # those flows come and go by themselves
+    dumped = [flow for flow in map(parse_flow, lines) if flow.cookie & mask != cookie]
     if view.local is None:
         if dumped:
-            yield f"{len(dumped)} flows, and the host has no subnet"
+            yield f"{len(dumped)} flows, and the host has no subnet: {dumped[:MOST]}"
         return
     groups = groups_in_use((flow.cookie, flow.match) for flow in dumped)
     shared = [number for number, times in Counter(groups.values()).items() if times > 1]
@@ -53,8 +55,8 @@ def _openflow(known: Known, member: Node) -> Iterator[str]:
     desired.adopt(groups)
     desired.update(view)
     wanted = Wanted.of(desired.all())
-    lines = "".join(f"{line}\n" for line in wanted.flows)
-    found = _ofctl(member, "diff-flows", "/dev/stdin", stdin=lines, fine=(0, 2))
+    text = "".join(f"{line}\n" for line in wanted.flows)
+    found = _ofctl(member, "diff-flows", "/dev/stdin", stdin=text, fine=(0, 2))
     repair = Repair.of(wanted, found, _ofctl(member, "dump-groups"), _ofctl(member, "dump-meters"), LEARNED)
     for what in repair.lines[:MOST]:
         yield f"the bridge lacks: {what}"

@@ -68,6 +68,7 @@ class Soak:
 
     def _tell(self, text: str) -> None:
         self.told.append(f"{len(self.told):4} {time.monotonic() - self._begun:7.2f} s  {text}")
+        print(self.told[-1], flush=True)
 
     def _reckon(self) -> None:
         """No more harm; everything has to be as it should be, soon."""
@@ -76,11 +77,16 @@ class Soak:
         for name in sorted(world.model.away):
             give_back(world, name)
         eventually(lambda: look(world), "the tenant's change to be complete", seconds=SETTLE)
-        found = settled(world.harm.lab.name, world.model.expected(), seconds=SETTLE)
+        found = settled(world.harm.lab.name, world.model.expected(), seconds=SETTLE, tell=self._different)
         assert not found, "\n".join([f"{len(found)} differences", *found])
         self.reckonings.append(time.monotonic() - begun)
         self._tell(f"all is as it should be after {self.reckonings[-1]:.1f} s: {len(world.model.pods)} pods")
         self._matrix()
+
+    def _different(self, found: list[str]) -> None:
+        """What is left to be done on the way: each kind once a reckoning, as it tells what takes long."""
+        kinds = sorted({text[:70] for text in found})
+        self._tell(f"  {len(found)} differences: {'; '.join(kinds[:4])}")
 
     def _matrix(self) -> None:
         """Real packets, as the oracle says."""
