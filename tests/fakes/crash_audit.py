@@ -7,6 +7,7 @@ nothing. It reads sockets and namespaces itself, because a look with `lab status
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -238,9 +239,9 @@ class Audit:
     def take(self, *events: Event) -> None:
         """What the API says of Services."""
         self.services += events
-        if {Synced(Source.SERVICES), Synced(Source.ENDPOINT_SLICES)} <= set(
+        if {Synced(Source.SERVICES), Synced(Source.ENDPOINT_SLICES)} <= {
             event for event in self.services if isinstance(event, Synced)
-        ):
+        }:
             self.synced.set()
 
     async def snapshot(self) -> Snapshot:
@@ -275,7 +276,7 @@ def _record_faults(records: Snapshot, together: Mapping[str, frozenset[str]]) ->
         if same != set(others) | {name}:
             faults.append(f"the VNI of {name}, {vni}, is that of {sorted(same)}, not of {sorted(others)}")
     subnets = sorted(record.subnet for record in records.host_subnets.values() if record.subnet is not None)
-    if any(one.overlaps(other) for one, other in zip(subnets, subnets[1:], strict=False)):
+    if any(one.overlaps(other) for one, other in itertools.pairwise(subnets)):
         faults.append(f"host subnets overlap: {subnets}")
     return faults
 

@@ -94,12 +94,14 @@ class Stream:
 
     sender: Pod
     receiver: Pod
-    sent: int = 0
+    sent: list[float] = field(default_factory=list)
+    """When each was sent (time.monotonic)."""
     got: set[int] = field(default_factory=set)
 
     @property
-    def lost(self) -> int:
-        return self.sent - len(self.got)
+    def lost(self) -> list[float]:
+        """When those were sent that never arrived."""
+        return [instant for number, instant in enumerate(self.sent) if number not in self.got]
 
 
 @contextmanager
@@ -118,9 +120,9 @@ def streaming(*streams: Stream) -> Iterator[None]:
         due = time.monotonic()
         while not stop.is_set():
             for stream in streams:
-                stream.sender.socket.sendto(b"%d" % stream.sent, (stream.receiver.address, PORT))
-                stream.sent += 1
-            due += PERIOD
+                stream.sender.socket.sendto(b"%d" % len(stream.sent), (stream.receiver.address, PORT))
+                stream.sent.append(time.monotonic())
+            due = max(due + PERIOD, time.monotonic())  # a thread that had to wait does not make up for it
             while (left := due - time.monotonic()) > 0:
                 receive(left)
             while receive(0):

@@ -112,6 +112,17 @@ class World:
         await asyncio.to_thread(self.lab.etcdctl, "put", RECORDS + "green", json.dumps(request))
         self.joined = not self.joined
 
+    async def tenants_settled(self) -> None:
+        """Return once the last change of tenants is complete."""
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            records = await self.audit.snapshot()
+            green, blue = records.tenants["green"], records.tenants["blue"]
+            if (green.vni == blue.vni) is self.joined and not green.change:
+                return
+            assert time.monotonic() < deadline, f"the tenant's change is not complete: {records.tenants}"
+            await asyncio.sleep(0.05)
+
     async def faults(self) -> list[str]:
         """What is still wrong when everything has had its time to be right: nothing."""
         together = {name: frozenset[str]() for name in ("red", "green", "blue")}
@@ -241,11 +252,11 @@ class Changing:
     async def prepare(self, world: World) -> None:
         if world.joined == self._join:
             await world.change_tenant()
-            assert not await world.faults()
+            await world.tenants_settled()
 
     async def carry_out(self, world: World) -> None:
         await world.change_tenant()
-        await world.faults()
+        await world.tenants_settled()
 
     async def judge(self, world: World) -> list[str]:
         return await world.faults() + await world.tenant_faults()
@@ -275,7 +286,6 @@ class Synchronising:
             (*ofctl, "add-flow", "br0", "table=70,priority=7,ip,nw_dst=192.0.2.77,actions=drop"),
             (*ofctl, "add-group", "br0", "group_id=4242,type=select,bucket=actions=drop"),
             (*ofctl, "add-meter", "br0", "meter=4242,kbps,band=type=drop,rate=1000"),
-            ("ovs-vsctl", "--no-wait", "set", "Interface", "tun0", "mtu_request=1300"),
             ("ip", "addr", "flush", "dev", "tun0"),
             ("ip", "link", "add", "kovs0123456789a", "type", "veth", "peer", "name", "stray"),
             ("ip", "link", "set", "kovs0123456789a", "alias", "k8s-ovs:gone/eth0"),
@@ -321,7 +331,7 @@ class Crash:
 async def crash(world: World, operation: Operation, point: str) -> Crash:
     """Do the operation with its daemon killed at `point`; what is wrong when it is back."""
     begun = time.monotonic()
-    daemon = point.split(":")[0]
+    daemon = point.split(":", maxsplit=1)[0]
     await operation.prepare(world)
     before = 0 if daemon == "controller" else world.ready(daemon)
     world.plan.kill_at(point)
