@@ -16,8 +16,10 @@ from ovs.db.idl import Transaction
 from k8s_ovs.dataplane import ovsdb_rows as rows
 from k8s_ovs.dataplane.bridge import BridgeSpec, Datapath
 from k8s_ovs.dataplane.feed import ChangeFeed
+from k8s_ovs.dataplane.findings import Finding
 from k8s_ovs.dataplane.mgmt import watch_switch
 from k8s_ovs.dataplane.netlink import kernel_has_openvswitch
+from k8s_ovs.dataplane.ovsdb_bridge import bridge_faults
 from k8s_ovs.dataplane.ovsdb_client import REMEDY, OvsdbClient, Replica
 from k8s_ovs.errors import OvsdbError
 from k8s_ovs.model.types import Attachment, AttachmentKey, PodLimits
@@ -43,6 +45,7 @@ class OvsdbSwitch:
         self._client = OvsdbClient(rundir / "db.sock", rows.COLUMNS, self._feed.observe)
         self._bridge: asyncio.Future[str] | None = None
         self._datapath: Datapath | None = None
+        self._restarts = 0
 
     async def run(self) -> None:
         """Follow the database and the switch, reconnecting as often as needed; until cancelled."""
@@ -61,12 +64,21 @@ class OvsdbSwitch:
             raise OvsdbError("the datapath is not known before the bridge is made")
         return self._datapath
 
-    async def ensure_bridge(self, spec: BridgeSpec) -> None:
+    @property
+    def restarts(self) -> int:
+        """See `bridge.Switch`."""
+        return self._restarts
+
+    async def ensure_bridge(self, spec: BridgeSpec) -> tuple[Finding, ...]:
         """See `bridge.Switch`. Returns once ovs-vswitchd has given both fixed ports their numbers."""
         what = f"bridge {spec.name}"
         datapath = await _detect(await self._ready(what), spec)
+        findings: tuple[Finding, ...] = ()
 
         def edit(replica: Replica, transaction: Transaction) -> None:
+            nonlocal findings
+            # An edit that is tried again is looked at anew.
+            findings = bridge_faults(replica, spec, datapath)
             rows.put_bridge(replica, transaction, spec, datapath)
 
         with self._feed.quiet(spec.name, spec.vxlan, spec.gateway):
@@ -80,6 +92,7 @@ class OvsdbSwitch:
         self._datapath = datapath
         if not self._name.done():
             self._name.set_result(spec.name)
+        return findings
 
     async def remove_bridge(self, name: str) -> None:
         """See `bridge.Switch`. Waits for ovs-vswitchd too, but does not insist: uninstalling must work without it."""
@@ -175,7 +188,12 @@ class OvsdbSwitch:
 
     async def _watch(self) -> None:
         name = await asyncio.shield(self._name)
-        await watch_switch(self._rundir / f"{name}.mgmt", self._feed.changed)
+
+        def restarted() -> None:
+            self._restarts += 1
+            self._feed.changed()
+
+        await watch_switch(self._rundir / f"{name}.mgmt", restarted)
 
     async def _ready(self, what: str) -> Replica:
         with contextlib.suppress(TimeoutError):
