@@ -57,6 +57,8 @@ class FakeSwitch(Faulty):
         super().__init__()
         self.spec: BridgeSpec | None = None
         self.restarts = 0
+        self.host: FakeHostNetwork | None = None
+        """Where the gateway's device is made; None: nobody looks."""
         self.faults: list[str] = []
         """What somebody has changed of the bridge's fixed ports, to be found by the next `ensure_bridge`."""
         self.rows: dict[AttachmentKey, Attachment] = {}
@@ -95,6 +97,12 @@ class FakeSwitch(Faulty):
             *found(Kind.PORT, faults),
             *found(Kind.QOS, [f"queue of {self.rows[key].host_ifname}: no limit" for key in lost]),
         )
+
+    async def remake_gateway(self, spec: BridgeSpec) -> None:
+        await self._enter("remake_gateway")
+        self.spec = spec
+        if self.host is not None:
+            self.host.interfaces.add(spec.gateway)
 
     async def remove_bridge(self, name: str) -> None:
         await self._enter("remove_bridge")

@@ -76,6 +76,7 @@ class FakeNode:
         self.switch = FakeSwitch()
         self.flows = FakeFlowTable()
         self.host = FakeHostNetwork({HOST_IP: 1500, OTHER_IP: 1500})
+        self.switch.host = self.host
         self.source_trouble = ""
         self.reports: list[AgentReport] = []
         self.repairs = Repairs()

@@ -148,6 +148,9 @@ class FakeSwitch:
     async def ensure_bridge(self, spec: BridgeSpec) -> tuple[Finding, ...]:
         raise AssertionError("pods do not make bridges")
 
+    async def remake_gateway(self, spec: BridgeSpec) -> None:
+        raise AssertionError("pods do not make gateways")
+
     async def remove_bridge(self, name: str) -> None:
         raise AssertionError("pods do not remove bridges")
 

@@ -89,6 +89,8 @@ class Agent:
                 self._limits,
                 parts.netns_exists,
                 tenant_wait=settings.tenant_wait,
+                lost=self._reconciler.lost,
+                on_repair=self._repairs.note,
             )
         )
         self._service_feed = ServiceFeed(parts.services, self._reconciler.post)
@@ -137,6 +139,7 @@ class Agent:
             if not self._settings.external:
                 tasks.create_task(server.run(), name="cni")
                 tasks.create_task(self._limits.run(self._pods.limits), name="limits")
+                tasks.create_task(self._pods.ports.run(), name="ports")
             tasks.create_task(self._drops.run(), name="drops")
             tasks.create_task(self._repairs.run(), name="repairs")
             tasks.create_task(self._announce(), name="announce")

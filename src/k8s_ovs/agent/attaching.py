@@ -6,10 +6,12 @@ For `pods` and `limits`. Records and protocols; nothing here does anything.
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
+from k8s_ovs.agent.drift import OnRepair
+from k8s_ovs.agent.lost import LostPorts
 from k8s_ovs.cni.protocol import Request
 from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, LINK_PREFIX, PodLink, PodLinks, Switch
 from k8s_ovs.model.types import Attachment, AttachmentKey, PodLimits
@@ -76,7 +78,10 @@ class LimitSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PodParts:
-    """What `PodNetwork` works with. `tenant_wait` is how many seconds an ADD waits for its Namespace's NetID."""
+    """What `PodNetwork` works with. `tenant_wait` is how many seconds an ADD waits for its Namespace's NetID.
+
+    `lost` tells of attachments without a row; `on_repair` is told when one has it again.
+    """
 
     switch: Switch
     links: PodLinks
@@ -84,6 +89,8 @@ class PodParts:
     limits: LimitSource
     netns_exists: Callable[[str], bool] = os.path.exists
     tenant_wait: float = 30.0
+    lost: LostPorts = field(default_factory=LostPorts)
+    on_repair: OnRepair = lambda findings: None
 
 
 def host_ifname_of(key: AttachmentKey) -> str:

@@ -28,6 +28,10 @@ class Drift:
         """Whether the bridge should still hold what it was last given: a difference would be somebody's doing."""
         return self._flows == self._switch.restarts
 
+    def gateway_known(self, spec: GatewaySpec) -> bool:
+        """Likewise for the host's own leg."""
+        return self._gateway == (spec, self._switch.restarts)
+
     def forget(self) -> None:
         """Flows and gateway may be anything now, and that is nobody's doing."""
         self._flows = None

@@ -23,6 +23,7 @@ from ipaddress import IPv4Interface
 from k8s_ovs.agent.addresses import AddressBook
 from k8s_ovs.agent.attaching import Installer, NodeNetwork, PodParts, host_ifname_of, link_of
 from k8s_ovs.agent.limits import LimitChanger
+from k8s_ovs.agent.ports import PortKeeper
 from k8s_ovs.agent.steps import Steps, whole
 from k8s_ovs.cni.codes import Code, as_cni_error
 from k8s_ovs.cni.locks import KeyedLocks
@@ -52,7 +53,11 @@ class PodNetwork:
         self._locks: KeyedLocks[str] = KeyedLocks()
         self._limits = parts.limits
         self.limits = LimitChanger(parts, self._locks)
-        self._addresses = AddressBook(lambda: (lease.address for lease in parts.switch.attachments()))
+        self.ports = PortKeeper(parts, self._locks)
+        self._lost = parts.lost
+        self._addresses = AddressBook(
+            lambda: (lease.address for lease in (*parts.switch.attachments(), *parts.lost.held()))
+        )
 
     async def add(self, request: Request) -> AddResult:
         """Attach a pod, or give the same answer as before. Raises CniError, and leaves nothing new then."""
@@ -142,9 +147,10 @@ class PodNetwork:
         were tried.
         """
         links = set(await self._links.leftovers())
+        lost = {lease.host_ifname for lease in self._lost.held()}
         leases = {lease.host_ifname: lease for lease in self._switch.attachments()}
         work: list[Callable[[], Awaitable[bool]]] = []
-        work += [partial(self._sweep, name) for name in sorted(links - leases.keys())]
+        work += [partial(self._sweep, name) for name in sorted(links - leases.keys() - lost)]
         for name in sorted(leases.keys() - links):
             if not self._netns_exists(leases[name].netns):
                 work.append(partial(self._collect, leases[name]))
@@ -240,7 +246,8 @@ class PodNetwork:
         if name in self._locks:
             return False
         async with self._locks.hold(name):
-            if any(lease.host_ifname == name for lease in self._switch.attachments()):
+            held = (*self._switch.attachments(), *self._lost.held())
+            if any(lease.host_ifname == name for lease in held):
                 return False
             log.info("deleting %s, which belongs to no lease", name)
             await whole(self._links.delete(name))

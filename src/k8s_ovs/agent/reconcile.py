@@ -18,6 +18,7 @@ from k8s_ovs.agent.drift import OnRepair
 from k8s_ovs.agent.forgetting import Forgetter
 from k8s_ovs.agent.gateway import GatewayWatch
 from k8s_ovs.agent.inbox import Inbox
+from k8s_ovs.agent.lost import LostPorts
 from k8s_ovs.agent.pods import NodeNetwork
 from k8s_ovs.agent.reporter import TenantReporter
 from k8s_ovs.agent.schedule import SyncSchedule
@@ -78,6 +79,7 @@ class Reconciler:
         self._host_trouble = host_trouble
         self._tenants_changed = asyncio.Condition()
         self._withdrawn: set[AttachmentKey] = set()
+        self.lost = LostPorts(lambda: self.view.state.attachments.values())
         self._local: LocalHost | None = None
         self._served: LocalHost | None = None
         self._problem = ""
@@ -111,6 +113,7 @@ class Reconciler:
         say): a pod that is told Ready must have a network.
         """
         self._withdrawn.discard(attachment.key)
+        self.lost.forget(attachment.key)
         # A switch that was restarted meanwhile may have given the port another number, and has told us so already.
         lease = next((row for row in self._switch.attachments() if row.key == attachment.key), attachment)
         await self.submit(AttachmentSet(lease))
@@ -127,6 +130,7 @@ class Reconciler:
         synchronisation without these flows comes before any other pod can get the address.
         """
         self._withdrawn.add(key)
+        self.lost.forget(key)
         done = self.post(AttachmentGone(key))
         if self.bridge_trouble():
             return
@@ -290,6 +294,8 @@ class Reconciler:
         await self._writer.ensure_bridge()
         self._writer.plan(self.view, self.view.set_sctp(self._switch.datapath == "system"))
         rows = {attachment.key: attachment for attachment in self._switch.attachments()}
+        known = self.view.state.attachments
+        self.lost.note(known[key] for key in known.keys() - rows.keys() - self._withdrawn)
         self._withdrawn &= rows.keys()
         await self._apply(lease_events(rows, self.view.state.attachments, self._withdrawn))
         await self._writer.replace(reason)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from errno import ENODEV
 from ipaddress import IPv4Address
 from time import monotonic
 
@@ -15,7 +16,8 @@ from k8s_ovs.agent.drift import Drift, OnRepair
 from k8s_ovs.agent.forgetting import Gone
 from k8s_ovs.config import VXLAN_OVERHEAD
 from k8s_ovs.dataplane.bridge import BridgeSpec, FlowTable, GatewaySpec, HostNetwork, Switch
-from k8s_ovs.errors import OpenFlowError
+from k8s_ovs.dataplane.findings import Finding, Kind, found
+from k8s_ovs.errors import LinkError, OpenFlowError
 from k8s_ovs.flows.diff import Mod
 from k8s_ovs.flows.groupids import endpoints_in_use, groups_in_use
 from k8s_ovs.flows.names import DROP_BIT, MAGIC_SHIFT, STAGE_MASK, STAGE_SHIFT, StageId, cookie_of
@@ -31,6 +33,8 @@ _STAGE = 0xFFFF << MAGIC_SHIFT | DROP_BIT | STAGE_MASK << STAGE_SHIFT
 RETRY_FIRST = 0.2
 RETRY_MOST = 10.0
 """Seconds until a failed synchronisation is tried again: doubled from the first to the most."""
+PATIENCE = 3
+"""How often in a row the gateway's device may be missing after a restart of the switch, before it is made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class BridgeWriter:
         self._adopted = False
         self._pending: list[Mod] = []
         self._drift = Drift(plant.switch, on_repair)
+        self._without_device = 0
         self._doubts = 1
         self._resolved = 0
 
@@ -210,6 +215,26 @@ class BridgeWriter:
             mtu=self.mtu,
         )
         restarts = self._plant.switch.restarts
-        if findings := await host.ensure_gateway(spec):
+        if findings := await self._ensure_gateway(spec):
             log.info("gateway %s: set to %s", gateway, local.gateway)
         self._drift.gateway(spec, findings, restarts)
+
+    async def _ensure_gateway(self, spec: GatewaySpec) -> tuple[Finding, ...]:
+        """What had to be changed. A device that somebody has deleted or renamed is made anew.
+
+        While the switch comes back by itself, so does the device: only one that stays away is somebody's doing.
+        """
+        host, known = self._plant.host, self._drift.gateway_known(spec)
+        try:
+            findings = await host.ensure_gateway(spec)
+        except LinkError as err:
+            self._without_device += 1
+            if err.errno != ENODEV or not (known or self._without_device > PATIENCE):
+                raise
+        else:
+            self._without_device = 0
+            return findings
+        self._without_device = 0
+        await self._plant.switch.remake_gateway(replace(self._options.bridge, mtu=self.mtu or None))
+        await host.ensure_gateway(spec)
+        return found(Kind.LINK, [f"{spec.ifname}: did not exist"])

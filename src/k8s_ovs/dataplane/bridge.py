@@ -127,6 +127,9 @@ class Switch(Protocol):
     async def ensure_bridge(self, spec: BridgeSpec) -> tuple[Finding, ...]:
         """Make the bridge and its fixed ports as `spec` says, changing only what differs: what that was. Raises OvsdbError."""
 
+    async def remake_gateway(self, spec: BridgeSpec) -> None:
+        """Have the switch make the gateway's device anew, which it does not do by itself. Raises OvsdbError."""
+
     async def remove_bridge(self, name: str) -> None:
         """Remove the bridge and every port of it. Raises OvsdbError."""
 

@@ -94,6 +94,19 @@ class OvsdbSwitch:
             self._name.set_result(spec.name)
         return findings
 
+    async def remake_gateway(self, spec: BridgeSpec) -> None:
+        """See `bridge.Switch`. ovs-vswitchd makes a device only for a port that is new to it."""
+        what = f"port {spec.gateway} of bridge {spec.name}"
+
+        def edit(replica: Replica, transaction: Transaction) -> None:
+            if (row := replica.named("Interface", spec.gateway)) is not None:
+                rows.drop_interface(replica, transaction, row)
+
+        with self._feed.quiet(spec.gateway):
+            configuration = await self._client.transact(f"{what}: removal", None, edit, self._deadline)
+            await self._until_acted(configuration, f"{what}: removal")
+            await self.ensure_bridge(spec)
+
     async def remove_bridge(self, name: str) -> None:
         """See `bridge.Switch`. Waits for ovs-vswitchd too, but does not insist: uninstalling must work without it."""
 
@@ -157,11 +170,7 @@ class OvsdbSwitch:
                     rows.put_limits(replica, transaction, row, limits)
 
             configuration = await self._client.transact(what, key, edit, self._deadline)
-            try:
-                await self._client.until(lambda: self._acted(configuration), self._deadline)
-            except TimeoutError:
-                message = f"{what}: ovs-vswitchd has not acted on them within {self._deadline:g} s"
-                raise OvsdbError(message, remedy=LOOK_AT_VSWITCHD) from None
+            await self._until_acted(configuration, what)
 
     async def check_limits(self, key: AttachmentKey) -> None:
         """See `bridge.Switch`."""
@@ -208,6 +217,14 @@ class OvsdbSwitch:
         """True once ovs-vswitchd has acted on `configuration`."""
         replica = self._client.replica
         return True if replica is not None and rows.configured(replica, configuration) else None
+
+    async def _until_acted(self, configuration: int | None, what: str) -> None:
+        """Return once ovs-vswitchd has acted on `configuration`; OvsdbError if it does not."""
+        try:
+            await self._client.until(lambda: self._acted(configuration), self._deadline)
+        except TimeoutError:
+            message = f"{what}: ovs-vswitchd has not acted on it within {self._deadline:g} s"
+            raise OvsdbError(message, remedy=LOOK_AT_VSWITCHD) from None
 
     async def _ofport(self, name: str, configuration: int | None, what: str) -> int:
         """Wait for the number that the switch gives; OvsdbError if it cannot, or says nothing."""
