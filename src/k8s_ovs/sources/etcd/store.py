@@ -13,6 +13,7 @@ from k8s_ovs.config import NetworkConfig
 from k8s_ovs.errors import ConfigError, RecordError, SourceError
 from k8s_ovs.model.events import Event, Source, Synced
 from k8s_ovs.sources.etcd.client import EtcdClient
+from k8s_ovs.sources.etcd.connection import Connection
 from k8s_ovs.sources.etcd.following import Following
 from k8s_ovs.sources.etcd.ledger import Decoder, Ledger
 from k8s_ovs.sources.etcd.operations import absent, delete, nested, put, read_key, read_range, unchanged
@@ -41,6 +42,8 @@ class EtcdStore:
         self._client = EtcdClient(settings, probe=self._config_keys[0])
         self._presence_ttl = presence_ttl
         self._decoder: Decoder | None = None
+        self._read: tuple[Connection, int] | None = None
+        """Over which connection the last snapshot was read, and its revision."""
         self._problems: dict[str, RecordError] = {}
         self._outage: SourceError | None = None
 
@@ -87,7 +90,7 @@ class EtcdStore:
             keys = decoder.keys
             ranges = [read_range(p) for p in (keys.subnets, keys.namespaces, keys.tenants, keys.reports)]
             request = rpc.TxnRequest(success=[*map(read_key, self._config_keys), *ranges])
-            answer = await self._client.read_txn(request)
+            answer, connection = await self._client.read_txn(request)
             entries = [
                 (kv.key.decode(errors="backslashreplace"), kv.value)
                 for part in answer.responses
@@ -99,11 +102,14 @@ class EtcdStore:
                 raise self._no_config()
             config = self._configured(first, found[first])
             if self._decoder is decoder:
+                self._read = connection, answer.header.revision
                 return decoder.snapshot(answer.header.revision, config, entries)
 
     async def commit(self, change: Change) -> bool:
         """See Store.
 
+        It goes over the connection of the last snapshot, or is refused: behind another one may be a server that was
+        put back to an older state, where the revisions that are compared mean something else.
         Raises EtcdUnavailable when it is unknown whether the change was made: read a snapshot to see.
         RecordError if a record to write is one that nobody could read; ConfigError while there is no network
         config.
@@ -122,8 +128,11 @@ class EtcdStore:
             compare += [unchanged(prefix, change.based_on) for prefix in (keys.namespaces, keys.tenants)]
         if not writes:
             return True
-        answer = await self._client.write_txn(rpc.TxnRequest(compare=compare, success=nested(writes)))
-        return answer.succeeded
+        connection, revision = self._read or (None, change.based_on)
+        if change.based_on > revision or (connection is not None and not connection.usable):
+            return False
+        request = rpc.TxnRequest(compare=compare, success=nested(writes))
+        return (await self._client.write_txn(request, connection)).succeeded
 
     async def watch(self) -> AsyncIterator[Sequence[Event]]:
         """See Store.
