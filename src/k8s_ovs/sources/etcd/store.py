@@ -12,6 +12,7 @@ from types import TracebackType
 from k8s_ovs.config import NetworkConfig
 from k8s_ovs.errors import ConfigError, RecordError, SourceError
 from k8s_ovs.model.events import Event, Source, Synced
+from k8s_ovs.model.types import HostSubnet, Tenant
 from k8s_ovs.sources.etcd.client import EtcdClient
 from k8s_ovs.sources.etcd.connection import Connection
 from k8s_ovs.sources.etcd.following import Following
@@ -25,6 +26,9 @@ from k8s_ovs.sources.records import Keys, Record, config_key, config_keys
 from k8s_ovs.sources.store import Change, Snapshot
 
 logger = logging.getLogger(__name__)
+
+SHOWN = 5
+"""Keys in one line of the log."""
 
 
 class EtcdStore:
@@ -45,6 +49,7 @@ class EtcdStore:
         self._read: tuple[Connection, int] | None = None
         """Over which connection the last snapshot was read, and its revision."""
         self._problems: dict[str, RecordError] = {}
+        self._lost: dict[str, HostSubnet | Tenant] = {}
         self._outage: SourceError | None = None
 
     async def __aenter__(self) -> "EtcdStore":
@@ -63,6 +68,11 @@ class EtcdStore:
     def problems(self) -> Mapping[str, RecordError]:
         """See Store."""
         return dict(self._problems)
+
+    @property
+    def lost(self) -> Mapping[str, HostSubnet | Tenant]:
+        """See Store."""
+        return dict(self._lost)
 
     @property
     def outage(self) -> SourceError | None:
@@ -145,7 +155,7 @@ class EtcdStore:
         teller: _Teller | None = None
         async with aclosing(following.news()) as source:
             async for news in source:
-                teller = teller or _Teller(await self._named(), self._problems)
+                teller = teller or _Teller(await self._named(), self._problems, self._lost)
                 events = teller.events(news)
                 if events is not None:
                     yield events
@@ -208,10 +218,13 @@ class EtcdStore:
 class _Teller:
     """What one watch has told, and what there is to tell."""
 
-    def __init__(self, keys: Keys, problems: dict[str, RecordError]) -> None:
+    def __init__(
+        self, keys: Keys, problems: dict[str, RecordError], lost: dict[str, HostSubnet | Tenant]
+    ) -> None:
         self._synced = False
         self._ledger = Ledger(keys, problems)
         self._problems = problems
+        self._lost = lost
 
     def events(self, news: Listing | Batch) -> list[Event] | None:
         """What there is to tell about `news`, empty if only net namespaces or malformed records came or went.
@@ -222,9 +235,10 @@ class _Teller:
         if isinstance(news, Batch):
             events = self._ledger.apply(news.changes, news.revision)
         else:
-            events = self._ledger.replace(news.entries, news.revisions)
+            events = self._ledger.replace(news.entries, news.revisions, restored=news.restored)
         # Whether `problems` changed would not do: two watches of one store share them.
         stirred = self._ledger.stirred
+        self._note_lost()
         if not self._synced and isinstance(news, Listing):
             self._synced = stirred = True
             events += [Synced(Source.HOST_SUBNETS), Synced(Source.TENANTS)]
@@ -232,3 +246,19 @@ class _Teller:
             if str(before.get(key)) != str(problem):
                 logger.warning("malformed record skipped: %s", problem)
         return events if stirred else None
+
+    def _note_lost(self) -> None:
+        """Let the store show what etcd has lost, and log what is new of it."""
+        lost = self._ledger.lost.records
+        if more := sorted(lost.keys() - self._lost.keys()):
+            logger.error(
+                "etcd was put back to an older state, or emptied: %d records are missing that nobody has deleted; "
+                "what they said stays in force (%s)",
+                len(more),
+                ", ".join(more[:SHOWN]) + (", …" if len(more) > SHOWN else ""),
+            )
+        elif self._lost and not lost:
+            logger.info("no record is missing in etcd any more")
+        if lost != self._lost:
+            self._lost.clear()
+            self._lost.update(lost)
