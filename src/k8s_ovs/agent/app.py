@@ -74,6 +74,7 @@ class Agent:
             source_trouble=self._store_trouble,
             host_trouble=self._firewall.trouble,
             report=self._presence.tell,
+            lost=lambda: tuple(services.store.lost.values()),
         )
         self._limits = LimitKeeper(parts.pod_api)
         self._pods = PodNetwork(

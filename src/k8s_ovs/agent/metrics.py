@@ -109,4 +109,9 @@ class StoreCollector(Collector):
                 "1 while no news of the network's records arrives.",
                 value=0 if self._store.outage is None else 1,
             ),
+            GaugeMetricFamily(
+                "k8s_ovs_store_lost_records",
+                "Records that the store has no more although nobody has deleted them; they stay in force.",
+                value=len(self._store.lost),
+            ),
         ]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from k8s_ovs.agent.forgetting import Forgetter
 from k8s_ovs.agent.inbox import Inbox
 from k8s_ovs.agent.pods import NodeNetwork
-from k8s_ovs.agent.reporter import TenantReporter
+from k8s_ovs.agent.reporter import TenantReporter, still_used
 from k8s_ovs.agent.schedule import SyncSchedule
 from k8s_ovs.agent.writer import (
     RETRY_FIRST,
@@ -28,7 +28,7 @@ from k8s_ovs.agent.writer import (
 )
 from k8s_ovs.errors import CniError, DataplaneError
 from k8s_ovs.model.events import AttachmentGone, AttachmentSet, Event, Source, Synced
-from k8s_ovs.model.types import AgentReport, Attachment, AttachmentKey
+from k8s_ovs.model.types import AgentReport, Attachment, AttachmentKey, HostSubnet, Tenant
 from k8s_ovs.model.view import LocalHost, LocalPodKey, NodeView, ViewKey
 
 __all__ = ["Plant", "ReconcileOptions", "ReconcileStats", "Reconciler", "lease_events"]
@@ -44,7 +44,8 @@ class Reconciler:
 
     `source_trouble` says why nothing is heard of the cluster's records at the moment, or "": whoever waits for them is
     told that. `host_trouble` says what else of this host keeps it from serving pods, or "". `report` is told what this
-    node has applied of the tenants that change, from the first full synchronisation on.
+    node has applied of the tenants that change, from the first full synchronisation on, and what it uses of the records
+    that the store has `lost`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Reconciler:
         source_trouble: Callable[[], str] = lambda: "",
         host_trouble: Callable[[], str] = lambda: "",
         report: Callable[[AgentReport], None] = lambda report: None,
+        lost: Callable[[], Iterable[HostSubnet | Tenant]] = tuple,
     ) -> None:
         self.view = NodeView(hostname, options.node_ip)
         self._hostname = hostname
@@ -69,6 +71,7 @@ class Reconciler:
         self._schedule = SyncSchedule(options.resync_period, RETRY_FIRST, RETRY_MOST)
         self._source_trouble = source_trouble
         self._host_trouble = host_trouble
+        self._lost = lost
         self._inbox = Inbox()
         self._tenants_changed = asyncio.Condition()
         self._withdrawn: set[AttachmentKey] = set()
@@ -262,7 +265,8 @@ class Reconciler:
             log.error("synchronising the bridge failed: %s", err)
         if self._writer.certain and self.view.local is not None:
             self._inbox.confirm()
-            report = AgentReport(self._hostname, self.view.local.host_ip, self.view.steps)
+            used = still_used(self._lost(), self.view)
+            report = AgentReport(self._hostname, self.view.local.host_ip, self.view.steps, used)
             self.reporter.confirm(report, self._writer.revision)
         elif failure is not None:
             self._inbox.fail(failure)
