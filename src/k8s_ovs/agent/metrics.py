@@ -35,6 +35,11 @@ class AgentMetrics:
             registry=registry,
         )
         self.ready = Gauge("k8s_ovs_agent_ready", "1 while this node can serve pods.", registry=registry)
+        self.kube_outage = Gauge(
+            "k8s_ovs_kube_outage",
+            "1 while no news of Services arrives from the Kubernetes API.",
+            registry=registry,
+        )
         self.collected = Counter(
             "k8s_ovs_leases_collected",
             "Ports removed because their sandbox no longer exists.",
