@@ -6,10 +6,12 @@ For `pods` and `limits`. Records and protocols; nothing here does anything.
 import hashlib
 import os
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
+from k8s_ovs.agent.drift import OnRepair
+from k8s_ovs.agent.lost import LostPorts
 from k8s_ovs.agent.traces import Forget
 from k8s_ovs.cni.protocol import Request
 from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, LINK_PREFIX, PodLink, PodLinks, Switch
@@ -84,7 +86,7 @@ class PodParts:
     """What `PodNetwork` works with. `tenant_wait` is how many seconds an ADD waits for its Namespace's NetID.
 
     `forget` has everybody forget what they know of addresses that pods had. `pod_lives`: Kubernetes has the lease's pod, or
-    may have it.
+    may have it. `lost` tells of attachments without a row; `on_repair` is told when one has it again.
     """
 
     switch: Switch
@@ -95,6 +97,8 @@ class PodParts:
     tenant_wait: float = 30.0
     forget: Forget = _nothing_is_known
     pod_lives: Callable[[Attachment], bool] = lambda lease: False
+    lost: LostPorts = field(default_factory=LostPorts)
+    on_repair: OnRepair = lambda findings: None
 
 
 def host_ifname_of(key: AttachmentKey) -> str:
