@@ -27,6 +27,8 @@ from k8s_ovs.lab.state import load_cluster
 
 SETTLE = 45.0
 """Seconds until all has to be as it should be: less than a resync period, which would hide what nobody has noticed."""
+COLLECT = 75.0
+"""Likewise, where a DEL got lost: nobody tells of that, and only the period brings it to light."""
 MOST_PAIRS = 900
 """Of a matrix that is larger, so many are drawn."""
 PAUSE = 0.4
@@ -77,8 +79,12 @@ class Soak:
         for name in sorted(world.model.away):
             give_back(world, name)
         eventually(lambda: look(world), "the tenant's change to be complete", seconds=SETTLE)
-        found = settled(world.harm.lab.name, world.model.expected(), seconds=SETTLE, tell=self._different)
+        lost = any(world.harm.lost.iterdir())
+        limit = COLLECT if lost else SETTLE
+        found = settled(world.harm.lab.name, world.model.expected(), seconds=limit, tell=self._different)
         assert not found, "\n".join([f"{len(found)} differences", *found])
+        for marker in world.harm.lost.iterdir():
+            marker.unlink()
         self.reckonings.append(time.monotonic() - begun)
         self._tell(f"all is as it should be after {self.reckonings[-1]:.1f} s: {len(world.model.pods)} pods")
         self._matrix()
