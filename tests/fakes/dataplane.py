@@ -11,7 +11,7 @@ has no effect. `hold("commit")` makes calls wait until the event that it returns
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Set
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -223,6 +223,7 @@ class FakeHostNetwork(Faulty):
         self.mtus = mtus or {}
         self.interfaces = set(interfaces)
         self.gateway: GatewaySpec | None = None
+        self.forgotten: set[IPv4Address] = set()
 
     async def ensure_gateway(self, spec: GatewaySpec) -> bool:
         await self._enter("ensure_gateway")
@@ -237,6 +238,11 @@ class FakeHostNetwork(Faulty):
         if host_ip not in self.mtus:
             raise LinkError(f"address {host_ip}: no interface of this host has it", errno=errno.EADDRNOTAVAIL)
         return self.mtus[host_ip]
+
+    async def forget_addresses(self, addresses: Set[IPv4Address]) -> int:
+        await self._enter("forget_addresses")
+        self.forgotten |= addresses
+        return 0
 
 
 class FakeFirewall(Faulty):

@@ -5,7 +5,7 @@ real one it deletes the flows of a group or meter that is deleted. tests/contrac
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
@@ -110,6 +110,7 @@ class FakeFlowTable(Faulty):
         """The commits that were taken: "add" or "delete" and the item as text for ovs-ofctl."""
         self.replaced: list[SyncResult] = []
         self.forgotten: list[tuple[IPv4Address, int, int]] = []
+        self.forgotten_addresses: set[IPv4Address] = set()
         self.settled = 0
         """How many commits had been taken when `settle` last returned."""
         self._kept = kept
@@ -148,6 +149,10 @@ class FakeFlowTable(Faulty):
     async def forget(self, endpoints: Iterable[tuple[IPv4Address, int, int]]) -> None:
         await self._enter("forget")
         self.forgotten += endpoints
+
+    async def forget_addresses(self, addresses: Set[IPv4Address]) -> None:
+        await self._enter("forget_addresses")
+        self.forgotten_addresses |= addresses
 
     def load(self, items: Iterable[Item]) -> SyncResult:
         """Hold exactly `items` (and the learned flows) from now on, without anybody's call."""

@@ -26,6 +26,7 @@ from k8s_ovs.agent.pods import PodNetwork, PodParts
 from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler
 from k8s_ovs.agent.services import ServiceFeed
 from k8s_ovs.agent.settings import AgentSettings
+from k8s_ovs.agent.traces import Traces
 from k8s_ovs.cni.server import CniServer
 from k8s_ovs.config import NetworkConfig
 from k8s_ovs.errors import ConfigError, K8sOvsError, SourceError
@@ -84,6 +85,7 @@ class Agent:
                 self._limits,
                 parts.netns_exists,
                 tenant_wait=settings.tenant_wait,
+                forget=Traces(parts.flows, parts.host).forget,
             )
         )
         self._service_feed = ServiceFeed(parts.services, self._reconciler.post)
@@ -132,6 +134,7 @@ class Agent:
             if not self._settings.external:
                 tasks.create_task(server.run(), name="cni")
                 tasks.create_task(self._limits.run(self._pods.limits), name="limits")
+                tasks.create_task(self._pods.cleaner.run(), name="addresses")
             tasks.create_task(self._drops.run(), name="drops")
             tasks.create_task(self._announce(), name="announce")
 

@@ -5,11 +5,12 @@ For `pods` and `limits`. Records and protocols; nothing here does anything.
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
+from k8s_ovs.agent.traces import Forget
 from k8s_ovs.cni.protocol import Request
 from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, LINK_PREFIX, PodLink, PodLinks, Switch
 from k8s_ovs.model.types import Attachment, AttachmentKey, PodLimits
@@ -74,9 +75,16 @@ class LimitSource(Protocol):
         """An ADD has ended: limits that were changed while it ran are to be changed now."""
 
 
+async def _nothing_is_known(addresses: Set[IPv4Address]) -> None:
+    """For those who work without a real bridge."""
+
+
 @dataclass(frozen=True, slots=True)
 class PodParts:
-    """What `PodNetwork` works with. `tenant_wait` is how many seconds an ADD waits for its Namespace's NetID."""
+    """What `PodNetwork` works with. `tenant_wait` is how many seconds an ADD waits for its Namespace's NetID.
+
+    `forget` has everybody forget what they know of addresses that pods had.
+    """
 
     switch: Switch
     links: PodLinks
@@ -84,6 +92,7 @@ class PodParts:
     limits: LimitSource
     netns_exists: Callable[[str], bool] = os.path.exists
     tenant_wait: float = 30.0
+    forget: Forget = _nothing_is_known
 
 
 def host_ifname_of(key: AttachmentKey) -> str:

@@ -4,7 +4,7 @@ The agent knows only this module; `ovsdb`, `openflow`, `links` and `firewall` im
 `tests/fakes` for unit tests. The same contract tests run against both. Nothing here does I/O.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence, Set
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Literal, Protocol
@@ -152,7 +152,7 @@ class Switch(Protocol):
 
 
 class FlowTable(Protocol):
-    """The bridge's flows, groups and meters. One task calls it; others may call `settle`, `forget` and `dump` meanwhile."""
+    """The bridge's flows, groups and meters. One task calls it; others may call `settle`, `forget…` and `dump` meanwhile."""
 
     async def commit(self, mods: Sequence[Mod]) -> None:
         """Apply `mods`: flows and groups in one atomic bundle, new meters before it, deleted ones after it.
@@ -175,6 +175,12 @@ class FlowTable(Protocol):
 
     async def forget(self, endpoints: Iterable[tuple[IPv4Address, int, int]]) -> None:
         """Forget the translated connections to these (address, IP protocol, port). Raises OpenFlowError."""
+
+    async def forget_addresses(self, addresses: Set[IPv4Address]) -> None:
+        """Forget what the bridge's userspace datapath and session affinity know of these. Raises OpenFlowError.
+
+        Every connection that one of them began or answers. What is begun meanwhile may stay.
+        """
 
     async def dump(self, cookie: int = 0, mask: int = 0) -> list[FlowStats]:
         """The flows that the switch holds whose cookie is `cookie` where `mask` has ones. Raises OpenFlowError."""
@@ -216,6 +222,9 @@ class HostNetwork(Protocol):
 
     async def underlay_mtu(self, host_ip: IPv4Address) -> int:
         """MTU of the interface that holds `host_ip`. Raises LinkError if none does."""
+
+    async def forget_addresses(self, addresses: Set[IPv4Address]) -> int:
+        """Forget every connection of the kernel's that one of these is an end of; how many those were. Raises LinkError."""
 
 
 class Firewall(Protocol):

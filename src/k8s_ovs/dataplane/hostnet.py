@@ -7,21 +7,25 @@ sysctls that `_sysctls` names, nothing else.
 
 import asyncio
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
+from k8s_ovs.dataplane import ctnetlink
 from k8s_ovs.dataplane.bridge import GatewaySpec
 from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.rtnetlink import RTPROT_OURS, Link, LinkChange, Route, Rtnetlink
 from k8s_ovs.errors import LinkError
+from k8s_ovs.flows.fields import CT_ZONES
 from k8s_ovs.model.types import HAIRPIN_IP
 
 T = TypeVar("T")
 
 SYSCTLS = Path("/proc/sys/net/ipv4")
 """Of the network namespace of whoever opens them, not of the machine: the agent changes its own namespace only."""
+HOST_ZONE = 0
+"""The conntrack zone of what the host itself tracks."""
 
 
 class NetlinkHostNetwork:
@@ -37,6 +41,11 @@ class NetlinkHostNetwork:
     async def underlay_mtu(self, host_ip: IPv4Address) -> int:
         """See `bridge.HostNetwork`."""
         return await self._run(lambda: _mtu_of(host_ip))
+
+    async def forget_addresses(self, addresses: Set[IPv4Address]) -> int:
+        """See `bridge.HostNetwork`. In the host's own zone and in those of the bridge."""
+        zones = {HOST_ZONE, *CT_ZONES.values()}
+        return await self._run(lambda: ctnetlink.forget(addresses, zones))
 
     async def _run(self, function: Callable[[], T]) -> T:
         return await asyncio.to_thread(call_in, self._netns, function)

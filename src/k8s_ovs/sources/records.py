@@ -38,9 +38,6 @@ from k8s_ovs.model.types import (
 )
 from k8s_ovs.sources.jsonrecord import dump, is_word, parse_object, unknown_keys, wrong
 
-DEFAULT_PREFIX = "/k8s.ovs.com/ovs/network"
-"""PREFIX of the seed."""
-
 ACTIONS = ("", "join", "isolate", "global")
 """What a net namespace may ask for; empty asks for nothing."""
 
