@@ -22,6 +22,7 @@ from fakes.soaking_actions import ACTIONS, World, give_back, look, make_namespac
 from fakes.soaking_api import Api, Records
 from fakes.soaking_harm import Harm, forgetful_runtime
 from fakes.soaking_model import Model
+from fakes.soaking_traffic import Steady, steady
 from k8s_ovs.lab.cluster import DEFAULT_BASE
 from k8s_ovs.lab.state import load_cluster
 
@@ -40,6 +41,7 @@ class Soak:
 
     world: World
     seed: int
+    steady: Steady
     told: list[str] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
     reckonings: list[float] = field(default_factory=list)
@@ -47,10 +49,21 @@ class Soak:
 
     def chapter(self, actions: int) -> None:
         """So many actions, and the reckoning. AssertionError with everything that was done."""
-        try:
+        with self._history():
             for _ in range(actions):
                 self._act()
             self._reckon()
+
+    def end(self) -> None:
+        """The judgement of the steady traffic."""
+        with self._history():
+            self._tell(self.steady.judge())
+
+    @contextmanager
+    def _history(self) -> Iterator[None]:
+        """Whatever fails is told with everything that was done."""
+        try:
+            yield
         except AssertionError as err:
             history = "\n".join(self.told)
             raise AssertionError(f"seed {self.seed}: {err}\n{history}") from err
@@ -123,7 +136,8 @@ def soaking(lab: Lab, seed: int, *, hosts: tuple[str, ...] = ()) -> Iterator[Soa
         first = random.Random(seed)
         for _ in range(3):
             make_namespace(world, first)
-        yield Soak(world, seed)
+        with steady(world) as traffic:
+            yield Soak(world, seed, traffic)
 
 
 def until(seconds: float) -> Callable[[], bool]:
