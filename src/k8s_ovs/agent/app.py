@@ -24,6 +24,7 @@ from k8s_ovs.agent.metrics import AgentMetrics, ReconcileCollector, StoreCollect
 from k8s_ovs.agent.parts import AgentParts, PodBatches
 from k8s_ovs.agent.pods import PodNetwork, PodParts
 from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler
+from k8s_ovs.agent.repairs import Repairs
 from k8s_ovs.agent.services import ServiceFeed
 from k8s_ovs.agent.settings import AgentSettings
 from k8s_ovs.agent.traces import Traces
@@ -64,7 +65,10 @@ class Agent:
         self._services = services
         self._parts = parts = parts or AgentParts.real(settings, services.kube)
         spec = settings.switch.spec
-        self._firewall = FirewallKeeper(parts.firewall, spec.gateway, settings.resync_period)
+        self._repairs = Repairs(parts.tell_node)
+        self._firewall = FirewallKeeper(
+            parts.firewall, spec.gateway, settings.resync_period, self._repairs.note
+        )
         self._presence = services.store.presence()
         self._reconciler = Reconciler(
             settings.hostname,
@@ -75,6 +79,7 @@ class Agent:
             source_trouble=self._store_trouble,
             host_trouble=self._firewall.trouble,
             report=self._presence.tell,
+            on_repair=self._repairs.note,
         )
         self._limits = LimitKeeper(parts.pod_api)
         self._pods = PodNetwork(
@@ -86,6 +91,8 @@ class Agent:
                 parts.netns_exists,
                 tenant_wait=settings.tenant_wait,
                 forget=Traces(parts.flows, parts.host).forget,
+                lost=self._reconciler.lost,
+                on_repair=self._repairs.note,
             )
         )
         self._service_feed = ServiceFeed(parts.services, self._reconciler.post)
@@ -104,7 +111,7 @@ class Agent:
         self._reconciler.stats.observe_commit = self._metrics.commit_seconds.observe
         self._reconciler.reporter.observe_settle = self._metrics.settle_seconds.observe
         self._metrics.ready.set_function(lambda: float(not self._reconciler.trouble()))
-        registry.register(ReconcileCollector(self._reconciler, self._firewall))
+        registry.register(ReconcileCollector(self._reconciler, self._repairs))
         registry.register(StoreCollector(self._services.store))
         registry.register(self._drops)
         health.add_ready("network-config", lambda: self._config_trouble)
@@ -135,7 +142,9 @@ class Agent:
                 tasks.create_task(server.run(), name="cni")
                 tasks.create_task(self._limits.run(self._pods.limits), name="limits")
                 tasks.create_task(self._pods.cleaner.run(), name="addresses")
+                tasks.create_task(self._pods.ports.run(), name="ports")
             tasks.create_task(self._drops.run(), name="drops")
+            tasks.create_task(self._repairs.run(), name="repairs")
             tasks.create_task(self._announce(), name="announce")
 
     async def _feed(self, tasks: asyncio.TaskGroup) -> None:

@@ -23,6 +23,8 @@ from ipaddress import IPv4Address, IPv4Interface
 from k8s_ovs.agent.addresses import AddressBook
 from k8s_ovs.agent.attaching import Installer, NodeNetwork, PodParts, host_ifname_of, link_of
 from k8s_ovs.agent.limits import LimitChanger
+from k8s_ovs.agent.lost import LostPorts
+from k8s_ovs.agent.ports import PortKeeper
 from k8s_ovs.agent.steps import Steps, whole
 from k8s_ovs.agent.traces import AddressCleaner
 from k8s_ovs.cni.codes import Code, as_cni_error
@@ -55,7 +57,9 @@ class PodNetwork:
         self._limits = parts.limits
         self.limits = LimitChanger(parts, self._locks)
         self.cleaner = AddressCleaner(parts.forget)
-        leased = partial(_addresses_of, parts.switch)
+        self.ports = PortKeeper(parts, self._locks)
+        self._lost = parts.lost
+        leased = partial(_addresses_of, parts.switch, parts.lost)
         self._addresses = AddressBook(leased, self.cleaner)
 
     async def add(self, request: Request) -> AddResult:
@@ -146,9 +150,10 @@ class PodNetwork:
         were tried.
         """
         links = set(await self._links.leftovers())
+        lost = {lease.host_ifname for lease in self._lost.held()}
         leases = {lease.host_ifname: lease for lease in self._switch.attachments()}
         work: list[Callable[[], Awaitable[bool]]] = []
-        work += [partial(self._sweep, name) for name in sorted(links - leases.keys())]
+        work += [partial(self._sweep, name) for name in sorted(links - leases.keys() - lost)]
         for name in sorted(leases.keys() - links):
             if not self._netns_exists(leases[name].netns):
                 work.append(partial(self._collect, leases[name]))
@@ -249,7 +254,8 @@ class PodNetwork:
         if name in self._locks:
             return False
         async with self._locks.hold(name):
-            if any(lease.host_ifname == name for lease in self._switch.attachments()):
+            held = (*self._switch.attachments(), *self._lost.held())
+            if any(lease.host_ifname == name for lease in held):
                 return False
             log.info("deleting %s, which belongs to no lease", name)
             await whole(self._links.delete(name))
@@ -267,8 +273,9 @@ class PodNetwork:
             )
 
 
-def _addresses_of(switch: Switch) -> Iterator[IPv4Address]:
-    return (lease.address for lease in switch.attachments())
+def _addresses_of(switch: Switch, lost: LostPorts) -> Iterator[IPv4Address]:
+    """Every address that is somebody's, whether or not there is a row that says so."""
+    return (lease.address for lease in (*switch.attachments(), *lost.held()))
 
 
 @contextmanager

@@ -5,10 +5,11 @@ The agent knows only this module; `ovsdb`, `openflow`, `links` and `firewall` im
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Literal, Protocol
 
+from k8s_ovs.dataplane.findings import Finding
 from k8s_ovs.flows.diff import Item, Mod
 from k8s_ovs.model.types import Attachment, AttachmentKey, Mac, OfPort, PodLimits
 
@@ -102,10 +103,11 @@ class FlowStats:
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What a full synchronisation changed: flows, groups and meters added (or changed) and deleted."""
+    """What a full synchronisation changed: flows, groups and meters added (or changed) and deleted; `findings` names some."""
 
     added: int
     deleted: int
+    findings: tuple[Finding, ...] = field(default=(), compare=False)
 
 
 class Switch(Protocol):
@@ -118,8 +120,15 @@ class Switch(Protocol):
     def datapath(self) -> Datapath:
         """The datapath of the bridge; known once `ensure_bridge` has returned."""
 
-    async def ensure_bridge(self, spec: BridgeSpec) -> None:
-        """Make the bridge and its fixed ports as `spec` says, changing only what differs. Raises OvsdbError."""
+    @property
+    def restarts(self) -> int:
+        """How often ovs-vswitchd has begun or ceased to serve the bridge: what it held before may be gone."""
+
+    async def ensure_bridge(self, spec: BridgeSpec) -> tuple[Finding, ...]:
+        """Make the bridge and its fixed ports as `spec` says, changing only what differs: what that was. Raises OvsdbError."""
+
+    async def remake_gateway(self, spec: BridgeSpec) -> None:
+        """Have the switch make the gateway's device anew, which it does not do by itself. Raises OvsdbError."""
 
     async def remove_bridge(self, name: str) -> None:
         """Remove the bridge and every port of it. Raises OvsdbError."""
@@ -217,8 +226,17 @@ class PodLinks(Protocol):
 class HostNetwork(Protocol):
     """The host's own addresses, routes and rules."""
 
-    async def ensure_gateway(self, spec: GatewaySpec) -> bool:
-        """Make `spec.ifname` up with its address, MAC, MTU and route. True if something had to be changed. LinkError."""
+    async def ensure_gateway(self, spec: GatewaySpec) -> tuple[Finding, ...]:
+        """Make `spec.ifname` up with its address, MAC, MTU and routes: what had to be changed. Raises LinkError.
+
+        LinkError with errno ENODEV if there is no such interface.
+        """
+
+    def changes(self, ifname: str) -> AsyncIterator[None]:
+        """Yield whenever the link, addresses or routes of `ifname` may have changed; what we change ourselves counts too.
+
+        Several changes before it is asked for again are one.
+        """
 
     async def underlay_mtu(self, host_ip: IPv4Address) -> int:
         """MTU of the interface that holds `host_ip`. Raises LinkError if none does."""
@@ -230,8 +248,8 @@ class HostNetwork(Protocol):
 class Firewall(Protocol):
     """NAT for traffic that leaves the cluster network, accepts where the host's own rules would drop, and what it refuses."""
 
-    async def ensure(self, spec: FirewallSpec) -> bool:
-        """Make our chains and jumps complete. True if something had to be changed. Raises FirewallError."""
+    async def ensure(self, spec: FirewallSpec) -> tuple[Finding, ...]:
+        """Make our chains and jumps complete: which of them had to be changed. Raises FirewallError."""
 
     async def remove(self) -> None:
         """Remove every chain and jump of ours; nothing to remove is no error. Raises FirewallError."""

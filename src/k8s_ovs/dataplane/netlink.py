@@ -148,7 +148,7 @@ class Netlink:
         answers: list[bytes] = []
         interrupted = False
         while True:
-            for kind, flags, sequence, payload in _messages(self._socket.recv(RECEIVE)):
+            for kind, flags, sequence, payload in messages(self._socket.recv(RECEIVE)):
                 if sequence != self._sequence:
                     continue
                 interrupted |= bool(flags & F_DUMP_INTR)
@@ -161,7 +161,7 @@ class Netlink:
                     answers.append(payload)
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     """Type, flags, sequence number and payload of each message in a datagram."""
     position = 0
     while position + HEADER.size <= len(data):
