@@ -76,10 +76,11 @@ class Agent:
             ReconcileOptions(
                 spec, settings.node_ip, settings.mtu, settings.resync_period, external=settings.external
             ),
-            source_trouble=self._store_trouble,
+            source_trouble=self._source_trouble,
             host_trouble=self._firewall.trouble,
             report=self._presence.tell,
             on_repair=self._repairs.note,
+            lost_records=lambda: tuple(services.store.lost.values()),
         )
         self._limits = LimitKeeper(parts.pod_api)
         self._pods = PodNetwork(
@@ -119,6 +120,10 @@ class Agent:
         health.add_ready("nat", self._firewall.trouble)
         if not self._settings.external:
             health.add_ready("conflist", lambda: self._conflist_trouble)
+        health.add_note("etcd", lambda: "" if self._config_trouble else self._store_trouble())
+        health.add_note("lost-records", self._lost_records)
+        health.add_note("kubernetes", self._service_feed.trouble)
+        self._metrics.kube_outage.set_function(lambda: float(bool(self._service_feed.trouble())))
 
     async def run(self) -> None:
         """Serve this node. Raises ConfigError for settings that cannot work.
@@ -173,6 +178,13 @@ class Agent:
         """Why nothing is heard of the cluster's records now, or ""."""
         outage = self._services.store.outage
         return self._config_trouble or self._watch_trouble or ("" if outage is None else str(outage))
+
+    def _source_trouble(self) -> str:
+        return "; ".join(filter(None, (self._store_trouble(), self._service_feed.trouble())))
+
+    def _lost_records(self) -> str:
+        lost = len(self._services.store.lost)
+        return f"etcd has no more {lost} records that nobody has deleted; they stay in force" if lost else ""
 
     async def _network_config(self) -> NetworkConfig:
         backoff = Backoff(cap=5.0, floor=0.05)

@@ -36,6 +36,11 @@ class AgentMetrics:
             registry=registry,
         )
         self.ready = Gauge("k8s_ovs_agent_ready", "1 while this node can serve pods.", registry=registry)
+        self.kube_outage = Gauge(
+            "k8s_ovs_kube_outage",
+            "1 while no news of Services arrives from the Kubernetes API.",
+            registry=registry,
+        )
         self.collected = Counter(
             "k8s_ovs_leases_collected",
             "Ports removed because their sandbox no longer exists.",
@@ -109,5 +114,10 @@ class StoreCollector(Collector):
                 "k8s_ovs_store_outage",
                 "1 while no news of the network's records arrives.",
                 value=0 if self._store.outage is None else 1,
+            ),
+            GaugeMetricFamily(
+                "k8s_ovs_store_lost_records",
+                "Records that the store has no more although nobody has deleted them; they stay in force.",
+                value=len(self._store.lost),
             ),
         ]

@@ -20,7 +20,7 @@ from k8s_ovs.agent.gateway import GatewayWatch
 from k8s_ovs.agent.inbox import Inbox
 from k8s_ovs.agent.lost import LostPorts
 from k8s_ovs.agent.pods import NodeNetwork
-from k8s_ovs.agent.reporter import TenantReporter
+from k8s_ovs.agent.reporter import TenantReporter, still_used
 from k8s_ovs.agent.schedule import SyncSchedule
 from k8s_ovs.agent.writer import (
     RETRY_FIRST,
@@ -32,7 +32,7 @@ from k8s_ovs.agent.writer import (
 )
 from k8s_ovs.errors import CniError, DataplaneError
 from k8s_ovs.model.events import AttachmentGone, AttachmentSet, Event, Source, Synced
-from k8s_ovs.model.types import AgentReport, Attachment, AttachmentKey
+from k8s_ovs.model.types import AgentReport, Attachment, AttachmentKey, HostSubnet, Tenant
 from k8s_ovs.model.view import LocalHost, LocalPodKey, NodeView, ViewKey
 
 __all__ = ["Plant", "ReconcileOptions", "ReconcileStats", "Reconciler", "lease_events"]
@@ -48,8 +48,8 @@ class Reconciler:
 
     `source_trouble` says why nothing is heard of the cluster's records at the moment, or "": whoever waits for them is
     told that. `host_trouble` says what else of this host keeps it from serving pods, or "". `report` is told what this
-    node has applied of the tenants that change, from the first full synchronisation on; `on_repair` of what somebody else
-    had changed.
+    node has applied of the tenants that change, from the first full synchronisation on, and what it uses of the
+    `lost_records`, which the store has no more; `on_repair` of what somebody else had changed.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Reconciler:
         host_trouble: Callable[[], str] = lambda: "",
         report: Callable[[AgentReport], None] = lambda report: None,
         on_repair: OnRepair = lambda findings: None,
+        lost_records: Callable[[], Iterable[HostSubnet | Tenant]] = tuple,
     ) -> None:
         self.view = NodeView(hostname, options.node_ip)
         self._inbox = Inbox()
@@ -77,6 +78,7 @@ class Reconciler:
         self._schedule = SyncSchedule(options.resync_period, RETRY_FIRST, RETRY_MOST)
         self._source_trouble = source_trouble
         self._host_trouble = host_trouble
+        self._lost_records = lost_records
         self._tenants_changed = asyncio.Condition()
         self._withdrawn: set[AttachmentKey] = set()
         self.lost = LostPorts(lambda: self.view.state.attachments.values())
@@ -275,7 +277,8 @@ class Reconciler:
             log.error("synchronising the bridge failed: %s", err)
         if self._writer.certain and self.view.local is not None:
             self._inbox.confirm()
-            report = AgentReport(self._hostname, self.view.local.host_ip, self.view.steps)
+            used = still_used(self._lost_records(), self.view)
+            report = AgentReport(self._hostname, self.view.local.host_ip, self.view.steps, used)
             self.reporter.confirm(report, self._writer.revision)
         elif failure is not None:
             self._inbox.fail(failure)
