@@ -8,12 +8,15 @@ records say and as this module knows that it did (`fakes.reality`), and every pa
 run as far as time allows.
 """
 
+import os
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fakes.labs import Lab, eventually
 from fakes.matrix_truth import truth
@@ -33,6 +36,8 @@ COLLECT = 75.0
 MOST_PAIRS = 900
 """Of a matrix that is larger, so many are drawn."""
 PAUSE = 0.4
+LOGS = os.environ.get("K8S_OVS_SOAK_LOGS", "")
+"""A directory that gets the logs of the lab's processes when a run fails."""
 
 
 @dataclass
@@ -65,6 +70,9 @@ class Soak:
         try:
             yield
         except AssertionError as err:
+            if LOGS:
+                logs = self.world.harm.cluster.logs
+                shutil.copytree(logs, Path(LOGS) / f"soak-{self.seed}", dirs_exist_ok=True)
             history = "\n".join(self.told)
             raise AssertionError(f"seed {self.seed}: {err}\n{history}") from err
 
