@@ -8,6 +8,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 SHIM := build/k8s-ovs-cni
+MINUTES ?= 20
 SOURCES := src tests
 
 # Sockets need short paths, so the tests' files are in the system's temporary directory; nothing of them stays.
@@ -25,7 +26,8 @@ demo: packages .stamps/venv kubectl $(SHIM) ## Every feature on three nodes, wit
 test: packages .stamps/venv kubectl $(SHIM) ## All tests; needs root
 	@$(call pytest,)
 
-soak: packages .stamps/venv kubectl $(SHIM) ## What takes longer: many random changes and kills; needs root
+soak: packages .stamps/venv kubectl $(SHIM) ## Random changes and kills for MINUTES=20, and what else takes longer; needs root
+	@export K8S_OVS_SOAK_MINUTES=$(MINUTES); $(call pytest,-n 0 -s tests/e2e/test_e2e_soak.py)
 	@export K8S_OVS_TEST_CHANGES=50 K8S_OVS_TEST_KILLS=50; \
 	    $(call pytest,tests/e2e/test_e2e_matrix_changes.py tests/e2e/test_e2e_attach.py)
 

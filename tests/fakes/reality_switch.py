@@ -58,10 +58,12 @@ def _openflow(known: Known, member: Node) -> Iterator[str]:
     text = "".join(f"{line}\n" for line in wanted.flows)
     found = _ofctl(member, "diff-flows", "/dev/stdin", stdin=text, fine=(0, 2))
     repair = Repair.of(wanted, found, _ofctl(member, "dump-groups"), _ofctl(member, "dump-meters"), LEARNED)
-    for what in repair.lines[:MOST]:
-        yield f"the bridge lacks: {what}"
-    if len(repair.lines) > MOST:
-        yield f"and {len(repair.lines) - MOST} more changes are due to flows and groups"
+    for kind in ("group add", "flow delete", "flow add", "group delete"):
+        due = [line for line in repair.lines if line.startswith(kind)]
+        for what in due[:MOST]:
+            yield f"the bridge lacks: {what}"
+        if len(due) > MOST:
+            yield f"the bridge lacks {len(due) - MOST} more: {kind}"
     for meter in repair.meters:
         yield f"the meter is missing or another: {meter.to_ofctl()}"
     if repair.stale_meters:

@@ -8,12 +8,15 @@ records say and as this module knows that it did (`fakes.reality`), and every pa
 run as far as time allows.
 """
 
+import os
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fakes.labs import Lab, eventually
 from fakes.matrix_truth import truth
@@ -22,14 +25,19 @@ from fakes.soaking_actions import ACTIONS, World, give_back, look, make_namespac
 from fakes.soaking_api import Api, Records
 from fakes.soaking_harm import Harm, forgetful_runtime
 from fakes.soaking_model import Model
+from fakes.soaking_traffic import Steady, steady
 from k8s_ovs.lab.cluster import DEFAULT_BASE
 from k8s_ovs.lab.state import load_cluster
 
 SETTLE = 45.0
 """Seconds until all has to be as it should be: less than a resync period, which would hide what nobody has noticed."""
+COLLECT = 75.0
+"""Likewise, where a DEL got lost: nobody tells of that, and only the period brings it to light."""
 MOST_PAIRS = 900
 """Of a matrix that is larger, so many are drawn."""
 PAUSE = 0.4
+LOGS = os.environ.get("K8S_OVS_SOAK_LOGS", "")
+"""A directory that gets the logs of the lab's processes when a run fails."""
 
 
 @dataclass
@@ -38,6 +46,7 @@ class Soak:
 
     world: World
     seed: int
+    steady: Steady
     told: list[str] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
     reckonings: list[float] = field(default_factory=list)
@@ -45,11 +54,25 @@ class Soak:
 
     def chapter(self, actions: int) -> None:
         """So many actions, and the reckoning. AssertionError with everything that was done."""
-        try:
+        with self._history():
             for _ in range(actions):
                 self._act()
             self._reckon()
+
+    def end(self) -> None:
+        """The judgement of the steady traffic."""
+        with self._history():
+            self._tell(self.steady.judge())
+
+    @contextmanager
+    def _history(self) -> Iterator[None]:
+        """Whatever fails is told with everything that was done."""
+        try:
+            yield
         except AssertionError as err:
+            if LOGS:
+                logs = self.world.harm.cluster.logs
+                shutil.copytree(logs, Path(LOGS) / f"soak-{self.seed}", dirs_exist_ok=True)
             history = "\n".join(self.told)
             raise AssertionError(f"seed {self.seed}: {err}\n{history}") from err
 
@@ -77,8 +100,12 @@ class Soak:
         for name in sorted(world.model.away):
             give_back(world, name)
         eventually(lambda: look(world), "the tenant's change to be complete", seconds=SETTLE)
-        found = settled(world.harm.lab.name, world.model.expected(), seconds=SETTLE, tell=self._different)
+        lost = any(world.harm.lost.iterdir())
+        limit = COLLECT if lost else SETTLE
+        found = settled(world.harm.lab.name, world.model.expected(), seconds=limit, tell=self._different)
         assert not found, "\n".join([f"{len(found)} differences", *found])
+        for marker in world.harm.lost.iterdir():
+            marker.unlink()
         self.reckonings.append(time.monotonic() - begun)
         self._tell(f"all is as it should be after {self.reckonings[-1]:.1f} s: {len(world.model.pods)} pods")
         self._matrix()
@@ -117,7 +144,8 @@ def soaking(lab: Lab, seed: int, *, hosts: tuple[str, ...] = ()) -> Iterator[Soa
         first = random.Random(seed)
         for _ in range(3):
             make_namespace(world, first)
-        yield Soak(world, seed)
+        with steady(world) as traffic:
+            yield Soak(world, seed, traffic)
 
 
 def until(seconds: float) -> Callable[[], bool]:
