@@ -29,6 +29,8 @@ RECORDS = f"{ETCD_PREFIX}/k8ssdn/netnamespaces/"
 NODES = ("node1", "node2")
 DEADLINE = 40.0
 """Seconds in which everything has to be right again."""
+GRACE = 2.0
+"""Seconds until a point that was not passed is given up."""
 STANDING = {
     f"{name}{number}": (f"node{number}", name.rstrip("ab"))
     for name in ("red", "green", "blue", "reda", "redb")
@@ -61,6 +63,13 @@ class Plan:
     @property
     def fired(self) -> bool:
         return (self._place / crashpoints.FIRED).exists()
+
+    async def awaited(self) -> bool:
+        """Whether a daemon has died: what comes after an answer comes a little later than the answer."""
+        deadline = time.monotonic() + GRACE
+        while not self.fired and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        return self.fired
 
     def clear(self) -> None:
         (self._place / crashpoints.PLAN).unlink(missing_ok=True)
@@ -167,10 +176,11 @@ class World:
 
 
 class Operation(Protocol):
-    """What daemons are killed in. `daemons` are those whose points count."""
+    """What daemons are killed in. `daemons` are those whose points count, up to the first one with the word `ends`."""
 
     name: str
     daemons: tuple[str, ...]
+    ends: str
 
     async def prepare(self, world: World) -> None:
         """What comes before it, without any plan."""
@@ -187,6 +197,7 @@ class Adding:
 
     name = "ADD"
     daemons: tuple[str, ...] = ("node1",)
+    ends = ""
     _sandbox = ""
 
     async def prepare(self, world: World) -> None:
@@ -212,9 +223,10 @@ class Adding:
 
 
 class GivingUp(Adding):
-    """ADD that the runtime does not repeat: it removes the sandbox."""
+    """ADD that the runtime does not repeat: it removes the sandbox. The points of that DEL are those of `Deleting`."""
 
-    name = "ADD, then DEL"
+    name = "ADD given up"
+    ends = "CNI DEL"
 
     async def carry_out(self, world: World) -> None:
         await world.ask("ADD", self._sandbox)
@@ -228,6 +240,7 @@ class Deleting(Adding):
     """DEL of a pod with limits, repeated until it succeeds."""
 
     name = "DEL"
+    ends = ""
 
     async def prepare(self, world: World) -> None:
         await super().prepare(world)
@@ -243,7 +256,8 @@ class Deleting(Adding):
 class Changing:
     """A tenant's change: green joins blue, or leaves it if `join` is False."""
 
-    daemons = (*NODES, "controller")
+    daemons: tuple[str, ...] = (*NODES, "controller")
+    ends = ""
 
     def __init__(self, *, join: bool) -> None:
         self._join = join
@@ -266,7 +280,8 @@ class Synchronising:
     """The first full synchronisation of an agent, after much has changed behind its back."""
 
     name = "synchronisation"
-    daemons = ("node1",)
+    daemons: tuple[str, ...] = ("node1",)
+    ends = ""
     _pid = 0
     _before = 0
 
@@ -312,7 +327,10 @@ async def record(world: World, operation: Operation) -> list[str]:
     await operation.prepare(world)
     world.plan.record()
     await operation.carry_out(world)
-    points = [point for point in world.plan.recorded() if point.split(":")[0] in operation.daemons]
+    passed = world.plan.recorded()
+    points = [point for point in passed if point.split(":")[0] in operation.daemons]
+    if operation.ends:
+        points = points[: next(place for place, point in enumerate(points) if operation.ends in point)]
     assert not (found := await operation.judge(world)), (operation.name, found)
     return points
 
@@ -336,7 +354,7 @@ async def crash(world: World, operation: Operation, point: str) -> Crash:
     before = 0 if daemon == "controller" else world.ready(daemon)
     world.plan.kill_at(point)
     await operation.carry_out(world)
-    fired = world.plan.fired
+    fired = await world.plan.awaited()
     world.plan.clear()
     if fired and daemon != "controller":
         await world.until(lambda: world.ready(daemon) > before, f"the agent of {daemon} to be back")
