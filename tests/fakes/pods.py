@@ -23,6 +23,7 @@ from k8s_ovs.cni.protocol import (
     ValidAttachment,
 )
 from k8s_ovs.dataplane.bridge import BridgeSpec, Datapath, PodLink
+from k8s_ovs.dataplane.findings import Finding
 from k8s_ovs.errors import CniError, LinkError, OvsdbError
 from k8s_ovs.model.types import (
     UNLIMITED,
@@ -140,8 +141,15 @@ class FakeSwitch:
     def datapath(self) -> Datapath:
         return "system"
 
-    async def ensure_bridge(self, spec: BridgeSpec) -> None:
+    @property
+    def restarts(self) -> int:
+        return 0
+
+    async def ensure_bridge(self, spec: BridgeSpec) -> tuple[Finding, ...]:
         raise AssertionError("pods do not make bridges")
+
+    async def remake_gateway(self, spec: BridgeSpec) -> None:
+        raise AssertionError("pods do not make gateways")
 
     async def remove_bridge(self, name: str) -> None:
         raise AssertionError("pods do not remove bridges")

@@ -12,6 +12,7 @@ from fakes.dataplane_examples import attachment, pod_link
 from fakes.node import CONFIG, OTHER, OWN, WEB
 from fakes.watching import until
 from k8s_ovs.agent import app
+from k8s_ovs.config import DEFAULT_PREFIX
 from k8s_ovs.dataplane.bridge import FirewallSpec
 from k8s_ovs.errors import (
     ConfigError,
@@ -25,7 +26,7 @@ from k8s_ovs.errors import (
 from k8s_ovs.model.types import Tenant, Vni
 from k8s_ovs.sources.kube.objects import ObjectMeta, Pod
 from k8s_ovs.sources.kube.reflector import Deleted, InSync, Upserted
-from k8s_ovs.sources.records import DEFAULT_PREFIX, config_key
+from k8s_ovs.sources.records import config_key
 
 
 @pytest.fixture

@@ -18,15 +18,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 
 from k8s_ovs.agent.addresses import AddressBook
 from k8s_ovs.agent.attaching import Installer, NodeNetwork, PodParts, host_ifname_of, link_of
 from k8s_ovs.agent.limits import LimitChanger
+from k8s_ovs.agent.lost import LostPorts
+from k8s_ovs.agent.ports import PortKeeper
 from k8s_ovs.agent.steps import Steps, whole
+from k8s_ovs.agent.traces import AddressCleaner
 from k8s_ovs.cni.codes import Code, as_cni_error
 from k8s_ovs.cni.locks import KeyedLocks
 from k8s_ovs.cni.protocol import AddResult, Request
+from k8s_ovs.dataplane.bridge import Switch
 from k8s_ovs.errors import CniError, K8sOvsError, LinkError, OvsdbError
 from k8s_ovs.model.types import Attachment, AttachmentKey, PodLimits
 
@@ -52,7 +56,11 @@ class PodNetwork:
         self._locks: KeyedLocks[str] = KeyedLocks()
         self._limits = parts.limits
         self.limits = LimitChanger(parts, self._locks)
-        self._addresses = AddressBook(lambda: (lease.address for lease in parts.switch.attachments()))
+        self.cleaner = AddressCleaner(parts.forget)
+        self.ports = PortKeeper(parts, self._locks)
+        self._lost = parts.lost
+        leased = partial(_addresses_of, parts.switch, parts.lost)
+        self._addresses = AddressBook(leased, self.cleaner)
 
     async def add(self, request: Request) -> AddResult:
         """Attach a pod, or give the same answer as before. Raises CniError, and leaves nothing new then."""
@@ -142,9 +150,10 @@ class PodNetwork:
         were tried.
         """
         links = set(await self._links.leftovers())
+        lost = {lease.host_ifname for lease in self._lost.held()}
         leases = {lease.host_ifname: lease for lease in self._switch.attachments()}
         work: list[Callable[[], Awaitable[bool]]] = []
-        work += [partial(self._sweep, name) for name in sorted(links - leases.keys())]
+        work += [partial(self._sweep, name) for name in sorted(links - leases.keys() - lost)]
         for name in sorted(leases.keys() - links):
             if not self._netns_exists(leases[name].netns):
                 work.append(partial(self._collect, leases[name]))
@@ -156,6 +165,9 @@ class PodNetwork:
             except K8sOvsError as err:
                 log.warning("cannot clean up: %s", err)
                 failures.append(err)
+        if not self._installer.trouble():
+            node = self._installer.node()
+            self._addresses.look(node.subnet, node.gateway)
         if failures:
             raise failures[0]
         return removed
@@ -168,6 +180,7 @@ class PodNetwork:
             return await self._renew(replace(lease, limits=limits), node)
         if lease is not None:
             await self._detach(lease.key)
+        await self._addresses.prepare(node.subnet, node.gateway)
         with self._addresses.take(node.subnet, node.gateway) as address:
             attachment = Attachment(
                 key=request.key,
@@ -218,6 +231,7 @@ class PodNetwork:
 
     async def _remove(self, key: AttachmentKey) -> None:
         await self._switch.remove_port(key)
+        self._addresses.freed()
         await self._links.delete(host_ifname_of(key))
 
     # -- cleaning up; these take the lock themselves -----------------------------------------------------------------
@@ -240,7 +254,8 @@ class PodNetwork:
         if name in self._locks:
             return False
         async with self._locks.hold(name):
-            if any(lease.host_ifname == name for lease in self._switch.attachments()):
+            held = (*self._switch.attachments(), *self._lost.held())
+            if any(lease.host_ifname == name for lease in held):
                 return False
             log.info("deleting %s, which belongs to no lease", name)
             await whole(self._links.delete(name))
@@ -256,6 +271,11 @@ class PodNetwork:
                 f"network namespace {request.netns} of sandbox {request.sandbox} does not exist",
                 remedy="the sandbox is gone; make the pod anew",
             )
+
+
+def _addresses_of(switch: Switch, lost: LostPorts) -> Iterator[IPv4Address]:
+    """Every address that is somebody's, whether or not there is a row that says so."""
+    return (lease.address for lease in (*switch.attachments(), *lost.held()))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Records of settings, made from the flags of `options` and the environment."""
+"""Records of the daemons' settings, made from the flags of `options` and the environment."""
 
 import os
 import socket
@@ -7,6 +7,7 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import cast
 
 from k8s_ovs.agent.settings import AgentSettings, CniSettings, SwitchSettings
+from k8s_ovs.cli.etcd_settings import etcd_from
 from k8s_ovs.cli.options import Options
 from k8s_ovs.dataplane.bridge import Datapath
 from k8s_ovs.errors import ConfigError
@@ -29,19 +30,6 @@ class DaemonSettings:
 def logging_from(options: Options) -> None:
     """Set up logging. Raises ConfigError."""
     setup_logging(LogSettings(verbosity=parse_verbosity(options["verbosity"]), as_json=options["log_json"]))
-
-
-def etcd_from(options: Options) -> EtcdSettings:
-    """Where etcd is. Raises ConfigError for endpoints or files that cannot be used."""
-    return EtcdSettings(
-        endpoints=tuple(part.strip() for part in options["etcd_endpoints"].split(",") if part.strip()),
-        prefix=options["etcd_prefix"],
-        cafile=options["etcd_cafile"],
-        certfile=options["etcd_certfile"],
-        keyfile=options["etcd_keyfile"],
-        username=options["etcd_username"],
-        password_file=options["etcd_password_file"],
-    )
 
 
 def daemon_from(options: Options) -> DaemonSettings:
@@ -95,11 +83,3 @@ def _address(text: str | None, what: str) -> IPv4Address | None:
         return IPv4Address(text)
     except AddressValueError as err:
         raise ConfigError(f"{what}: {err}", remedy="give one IPv4 address") from err
-
-
-def addresses_from(text: str, what: str) -> list[IPv4Address]:
-    """IPv4 addresses separated by commas. Raises ConfigError."""
-    try:
-        return [IPv4Address(part.strip()) for part in text.split(",") if part.strip()]
-    except AddressValueError as err:
-        raise ConfigError(f"{what}: {err}", remedy="give IPv4 addresses separated by commas") from err

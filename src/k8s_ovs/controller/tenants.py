@@ -12,9 +12,10 @@ Called by `rounds` with a snapshot and the Namespaces; pure but for what `Patien
   stays: after a switch back to multitenant mode the tenants are what they were.
 - In both modes what belongs to a Namespace that is gone is deleted.
 - A malformed record stays as it is; its Namespace keeps its tenant.
+- A Namespace whose tenant the store has lost (it was put back to an older state) gets the VNI that it had, if that is known.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -53,6 +54,8 @@ class TenantMemory:
     new_id: Callable[[], str]
     allocator: VniAllocator = field(default_factory=VniAllocator)
     patience: Patience = field(default_factory=Patience)
+    former: Mapping[str, Vni] = field(default_factory=dict)
+    """What each living Namespace is known to have had, or to have still on some node: a store that was restored forgets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +130,10 @@ class _Draft:
         self._missed: list[str] = []
         self.sure = False
         self._wake_at = inf
-        self._held = {vni for tenant in self.tenants.values() for vni in used(tenant)}
-        """Every VNI of a tenant, before or after this plan: what it frees is given away only after it."""
+        self._held: dict[Vni, set[str]] = {}
+        """Every VNI of a tenant, before or after this plan, and whose: what it frees is given away only after it."""
+        for tenant in self.tenants.values():
+            self._hold(tenant)
         self._named = {record.net_id for record in self._records.values() if record.net_id is not None}
         self._forbidden = {
             error.record.name: error
@@ -216,7 +221,8 @@ class _Draft:
             self._put(Tenant(name, wanted))
             return
         try:
-            vni = GLOBAL_VNI if name == GLOBAL_NAMESPACE else self._new_vni()
+            given = GLOBAL_VNI if name == GLOBAL_NAMESPACE else self._former(name)
+            vni = self._new_vni() if given is None else given
         except ExhaustedError as err:
             self._problems.append(_no_vni(name, err))
             return
@@ -233,7 +239,15 @@ class _Draft:
             self._put_record(replace(record, net_id=vni))
         else:
             self._put_record(answer(tenant, record, error))
-        self._allocated += vni != GLOBAL_VNI
+        self._allocated += given is None
+
+    def _former(self, name: str) -> Vni | None:
+        """The VNI that the Namespace had before the store forgot it, unless it is somebody else's now."""
+        vni = self._memory.former.get(name)
+        if vni is None or vni == GLOBAL_VNI:
+            return vni
+        ours = all(self._memory.former.get(holder) == vni for holder in self._held.get(vni, ()))
+        return vni if ours else None
 
     def _answer_missing(self, tenant: Tenant) -> None:
         """The record was deleted by hand, or holds a NetID that nobody may have, or nobody can read it."""
@@ -287,11 +301,15 @@ class _Draft:
             self._put_record(replace(record, net_id=further.vni))
 
     def _new_vni(self) -> Vni:
-        return self._memory.allocator.allocate(self._held | self._named)
+        return self._memory.allocator.allocate({*self._held, *self._named, *self._memory.former.values()})
 
     def _put(self, tenant: Tenant) -> None:
         self.tenants[tenant.name] = self._put_tenants[tenant.name] = tenant
-        self._held.update(used(tenant))
+        self._hold(tenant)
+
+    def _hold(self, tenant: Tenant) -> None:
+        for vni in used(tenant):
+            self._held.setdefault(vni, set()).add(tenant.name)
 
     def _put_record(self, record: NetNamespace) -> None:
         self._records[record.name] = self._put_records[record.name] = record
