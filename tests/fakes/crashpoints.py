@@ -30,6 +30,9 @@ PLAN, FIRED, LOG = "plan", "fired", "log"
 LEASE = (3.0, 2.0, 0.5)
 """Seconds of the controllers' lease: a killed leader's successor need not be waited for in each of many points."""
 
+CONNTRACK, CONNTRACK_GET = 0x100, 1
+"""NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_GET (linux/netfilter/nfnetlink_conntrack.h)."""
+RTNETLINK_GET = 2
 _QUERIES = frozenset({"-S", "-C", "dump-flows", "dump-groups", "dump-meters", "diff-flows"})
 _WORDS = (
     (re.compile(r"kovs[0-9a-f]{11}"), "LINK"),
@@ -148,11 +151,12 @@ def _kernel(points: Points) -> None:
     from k8s_ovs.agent import conflist  # noqa: PLC0415
     from k8s_ovs.dataplane import hostnet, links, netlink  # noqa: PLC0415
 
-    def request(_self: object, kind: int, *_args: object, what: str) -> str:
-        reads = (
-            kind % 4 == 2 or "generic netlink" in what
-        )  # rtnetlink(7): NEW, DEL, GET, SET of each kind of thing
-        return "" if reads else f"netlink: {what}"
+    def request(_self: object, kind: int, *_args: object, what: str, **_kwargs: object) -> str:
+        if kind >= CONNTRACK:
+            writes = kind & 0xFF != CONNTRACK_GET
+        else:  # rtnetlink(7): NEW, DEL, GET, SET of each kind of thing
+            writes = kind % 4 != RTNETLINK_GET and "generic netlink" not in what
+        return f"netlink: {what}" if writes else ""
 
     def file(directory: Path, text: str) -> str:
         path = directory / conflist.CONFLIST
@@ -198,6 +202,7 @@ def _commands(points: Points) -> None:
 
 
 def _openflow(points: Points) -> None:
+    """What does not go through ovs-ofctl."""
     from k8s_ovs.dataplane import openflow  # noqa: PLC0415
     from k8s_ovs.dataplane.openflow_wire import Session  # noqa: PLC0415
 
@@ -242,8 +247,10 @@ def _cni(points: Points) -> None:
 
 
 def _agent_records(points: Points) -> None:
+    """Reports in etcd, Events."""
     from k8s_ovs.sources.etcd.connection import Connection  # noqa: PLC0415
     from k8s_ovs.sources.etcd.presence import EtcdPresence  # noqa: PLC0415
+    from k8s_ovs.sources.kube.client import KubeClient  # noqa: PLC0415
 
     def report(_self: object, _connection: object, _key: str, report: Any) -> str:
         steps = sorted(f"{name} {step.partition('/')[2]}" for name, step in report.applied.items())
@@ -251,6 +258,7 @@ def _agent_records(points: Points) -> None:
 
     _around(points, EtcdPresence, "_write", report)
     _around(points, Connection, "grant_lease", _always("etcd: lease"))
+    _around(points, KubeClient, "create_event", _always("Event"))
 
 
 def _controller(points: Points) -> None:
