@@ -116,6 +116,7 @@ def test_a_group_imports_a_command_when_it_is_used() -> None:
         ("lab exec --help", {"asyncio", "aiohttp", "grpclib", "msgspec", "yaml", "k8s_ovs.lab.lifecycle"}),
         ("lab status --help", {"aiohttp", "prometheus_client", "ovs", "yaml", "k8s_ovs.lab.demo"}),
         ("tenant --help", {"aiohttp", "prometheus_client", "ovs", "msgspec", "yaml", "k8s_ovs.lab"}),
+        ("drops --help", {"aiohttp", "grpclib", "prometheus_client", "ovs", "msgspec", "k8s_ovs.lab"}),
         ("subnet --help", {"aiohttp", "prometheus_client", "ovs", "msgspec", "yaml", "k8s_ovs.lab"}),
     ],
 )
