@@ -199,6 +199,7 @@ def suffer(node: Node, probes: list[Probe], harms: list[Harm], bound: float) -> 
     took: dict[str, float] = {}
     with traffic(node.lab, probes) as flow:
         flow.start()
+        begun = flow.now()
         for harm in harms:
             before = node.repairs(harm.kind)
             took[harm.name] = node.harm(harm)
@@ -206,9 +207,11 @@ def suffer(node: Node, probes: list[Probe], harms: list[Harm], bound: float) -> 
                 lambda harm=harm, before=before: node.repairs(harm.kind) > before,
                 f"{harm.name} to be counted",
             )
+        ended = flow.now()
         logs = flow.finish()
     print("\n".join(f"{name}: {seconds:.2f} s" for name, seconds in took.items()))
-    assert {name: log.lost() for name, log in logs.items()} == dict.fromkeys(logs, 0)
+    assert all(len(log.numbers(begun, ended)) > 100 for log in logs.values())
+    assert {name: log.lost(begun, ended) for name, log in logs.items()} == dict.fromkeys(logs, 0)
     assert not any(log.failures for log in logs.values())
     assert {name: seconds for name, seconds in took.items() if seconds > bound} == {}
     for harm in harms:

@@ -11,7 +11,7 @@ has no effect. `hold("commit")` makes calls wait until the event that it returns
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -200,6 +200,7 @@ class FakePodLinks(Faulty):
         self.namespaces = set(namespaces)
         self.foreign: set[tuple[str, str]] = set()
         self.pairs: dict[str, PodLink] = {}
+        self.notes: dict[str, IPv4Address] = {}
 
     async def create(self, link: PodLink) -> None:
         await self._enter("create")
@@ -231,6 +232,17 @@ class FakePodLinks(Faulty):
     async def delete(self, host_ifname: str) -> None:
         await self._enter("delete")
         self.pairs.pop(host_ifname, None)
+        self.notes.pop(host_ifname, None)
+
+    async def vouch(self, host_ifname: str, address: IPv4Address | None) -> None:
+        await self._enter("vouch")
+        self.notes.pop(host_ifname, None)
+        if host_ifname in self.pairs and address is not None:
+            self.notes[host_ifname] = address
+
+    async def vouched(self) -> dict[str, IPv4Address]:
+        await self._enter("vouched")
+        return {name: address for name, address in self.notes.items() if name in self.pairs}
 
     async def leftovers(self) -> list[str]:
         await self._enter("leftovers")
@@ -269,12 +281,12 @@ class FakeHostNetwork(Faulty):
         address = f"{spec.address} of {spec.ifname}: was missing"
         return found(Kind.ADDRESS if before is None or before.mtu == spec.mtu else Kind.LINK, [address])
 
-    def changes(self, ifname: str) -> AsyncIterator[None]:
+    def changes(self, ifname: str) -> AsyncGenerator[None, None]:
         del ifname
         changed = asyncio.Event()
         self._listeners.append(changed)
 
-        async def iterate() -> AsyncIterator[None]:
+        async def iterate() -> AsyncGenerator[None, None]:
             while True:
                 await changed.wait()
                 changed.clear()

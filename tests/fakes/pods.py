@@ -9,7 +9,7 @@ import asyncio
 import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 from k8s_ovs.agent.pods import NodeNetwork, PodNetwork, PodParts
 from k8s_ovs.cni.protocol import (
@@ -57,6 +57,7 @@ class PodWorld:
     netns: set[str] = field(default_factory=set)
     lost_queues: set[AttachmentKey] = field(default_factory=set)
     links: dict[str, PodLink] = field(default_factory=dict)
+    notes: dict[str, IPv4Address] = field(default_factory=dict)
     rows: dict[AttachmentKey, Attachment] = field(default_factory=dict)
     flows: dict[AttachmentKey, Attachment] = field(default_factory=dict)
     tenants: set[str] = field(default_factory=lambda: {"web", "db"})
@@ -67,6 +68,7 @@ class PodWorld:
     attached: list[tuple[str, str]] = field(default_factory=list)
     dead: bool = False
     trouble: str = ""
+    complaints: list[str] = field(default_factory=list)
     next_ofport: int = 10
 
     async def moment(self, name: str) -> None:
@@ -94,6 +96,7 @@ class PodWorld:
                 FakeLimits(self),
                 self.netns.__contains__,
                 tenant_wait=tenant_wait,
+                complain=self.complaints.append,
             )
         )
 
@@ -228,7 +231,20 @@ class FakeLinks:
     async def delete(self, host_ifname: str) -> None:
         await self._world.moment("delete_link")
         self._world.links.pop(host_ifname, None)
+        self._world.notes.pop(host_ifname, None)
         await self._world.moment("deleted_link")
+
+    async def vouch(self, host_ifname: str, address: IPv4Address | None) -> None:
+        no = "un" if address is None else ""
+        await self._world.moment(f"{no}vouch")
+        self._world.notes.pop(host_ifname, None)
+        if host_ifname in self._world.links and address is not None:
+            self._world.notes[host_ifname] = address
+        await self._world.moment(f"{no}noted")
+
+    async def vouched(self) -> dict[str, IPv4Address]:
+        await asyncio.sleep(0)
+        return {name: address for name, address in self._world.notes.items() if name in self._world.links}
 
     async def leftovers(self) -> list[str]:
         await self._world.moment("leftovers")

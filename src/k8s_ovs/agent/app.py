@@ -91,6 +91,7 @@ class Agent:
                 tenant_wait=settings.tenant_wait,
                 lost=self._reconciler.lost,
                 on_repair=self._repairs.note,
+                complain=self._repairs.complain,
             )
         )
         self._service_feed = ServiceFeed(parts.services, self._reconciler.post)

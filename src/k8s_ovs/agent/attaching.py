@@ -80,7 +80,7 @@ class LimitSource(Protocol):
 class PodParts:
     """What `PodNetwork` works with. `tenant_wait` is how many seconds an ADD waits for its Namespace's NetID.
 
-    `lost` tells of attachments without a row; `on_repair` is told when one has it again.
+    `lost` tells of attachments without a row; `on_repair` is told when one has it again, `complain` when it cannot have it.
     """
 
     switch: Switch
@@ -91,6 +91,7 @@ class PodParts:
     tenant_wait: float = 30.0
     lost: LostPorts = field(default_factory=LostPorts)
     on_repair: OnRepair = lambda findings: None
+    complain: Callable[[str], None] = lambda message: None
 
 
 def host_ifname_of(key: AttachmentKey) -> str:

@@ -23,6 +23,7 @@ from ipaddress import IPv4Interface
 from k8s_ovs.agent.addresses import AddressBook
 from k8s_ovs.agent.attaching import Installer, NodeNetwork, PodParts, host_ifname_of, link_of
 from k8s_ovs.agent.limits import LimitChanger
+from k8s_ovs.agent.orphans import Orphans
 from k8s_ovs.agent.ports import PortKeeper
 from k8s_ovs.agent.steps import Steps, whole
 from k8s_ovs.cni.codes import Code, as_cni_error
@@ -55,8 +56,9 @@ class PodNetwork:
         self.limits = LimitChanger(parts, self._locks)
         self.ports = PortKeeper(parts, self._locks)
         self._lost = parts.lost
+        self._orphans = Orphans(parts.links, parts.complain)
         self._addresses = AddressBook(
-            lambda: (lease.address for lease in (*parts.switch.attachments(), *parts.lost.held()))
+            lambda: (*(lease.address for lease in self._held()), *self._orphans.addresses)
         )
 
     async def add(self, request: Request) -> AddResult:
@@ -125,6 +127,9 @@ class PodNetwork:
                 failed.append(f"{lease.key.sandbox}/{lease.key.ifname} ({lease.address}): {err}")
         try:
             await self.recover()
+            kept = {host_ifname_of(key) for key in keep}
+            for name in sorted(set(self._orphans.names) - kept):
+                await self._sweep(name)
         except K8sOvsError as err:
             failed.append(str(err))
         if failed:
@@ -142,12 +147,13 @@ class PodNetwork:
     async def recover(self) -> int:
         """Remove what a killed agent or a reboot left behind; returns how many attachments that were.
 
-        These are veths of ours that no lease names, and leases of which neither veth nor network namespace exists:
-        nothing else, and nothing of an ADD or DEL that is under way. Raises the first DataplaneError, after all
-        were tried.
+            These are veths of ours that no lease names, and leases of which neither veth nor network namespace exists:
+            nothing else, and nothing of an ADD or DEL that is under way. The veth of a pod that was attached once and lives
+        stays, though somebody has removed its lease. Raises the first DataplaneError, after all were tried.
         """
         links = set(await self._links.leftovers())
-        lost = {lease.host_ifname for lease in self._lost.held()}
+        await self._orphans.look(self._held())
+        lost = {*(lease.host_ifname for lease in self._lost.held()), *self._orphans.names}
         leases = {lease.host_ifname: lease for lease in self._switch.attachments()}
         work: list[Callable[[], Awaitable[bool]]] = []
         work += [partial(self._sweep, name) for name in sorted(links - leases.keys() - lost)]
@@ -174,6 +180,7 @@ class PodNetwork:
             return await self._renew(replace(lease, limits=limits), node)
         if lease is not None:
             await self._detach(lease.key)
+        await self._orphans.once(self._held())
         with self._addresses.take(node.subnet, node.gateway) as address:
             attachment = Attachment(
                 key=request.key,
@@ -197,6 +204,7 @@ class PodNetwork:
             steps.on_failure("withdraw the flows", lambda: self._installer.withdraw(key))
             attachment = await whole(self._switch.add_port(attachment))
             await self._installer.install(attachment)
+            await whole(self._links.vouch(name, attachment.address))
         return attachment
 
     async def _renew(self, lease: Attachment, node: NodeNetwork) -> Attachment:
@@ -223,8 +231,11 @@ class PodNetwork:
         await whole(self._remove(key))
 
     async def _remove(self, key: AttachmentKey) -> None:
+        name = host_ifname_of(key)
+        await self._links.vouch(name, None)
         await self._switch.remove_port(key)
-        await self._links.delete(host_ifname_of(key))
+        await self._links.delete(name)
+        self._orphans.drop(name)
 
     # -- cleaning up; these take the lock themselves -----------------------------------------------------------------
 
@@ -246,12 +257,16 @@ class PodNetwork:
         if name in self._locks:
             return False
         async with self._locks.hold(name):
-            held = (*self._switch.attachments(), *self._lost.held())
-            if any(lease.host_ifname == name for lease in held):
+            if any(lease.host_ifname == name for lease in self._held()):
                 return False
             log.info("deleting %s, which belongs to no lease", name)
             await whole(self._links.delete(name))
+            self._orphans.drop(name)
             return True
+
+    def _held(self) -> tuple[Attachment, ...]:
+        """Every attachment that is somebody's, whether or not OVSDB says so now."""
+        return (*self._switch.attachments(), *self._lost.held())
 
     def _lease(self, key: AttachmentKey) -> Attachment | None:
         return next((lease for lease in self._switch.attachments() if lease.key == key), None)

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,6 +72,14 @@ class NetlinkPodLinks:
         """See `bridge.PodLinks`."""
         await self._start(lambda: self._delete(host_ifname))
 
+    async def vouch(self, host_ifname: str, address: IPv4Address | None) -> None:
+        """See `bridge.PodLinks`. The kernel keeps it as the interface's group, for which nothing else is used."""
+        await self._start(lambda: self._vouch(host_ifname, address))
+
+    async def vouched(self) -> dict[str, IPv4Address]:
+        """See `bridge.PodLinks`."""
+        return await self._start(self._vouched)
+
     async def leftovers(self) -> list[str]:
         """See `bridge.PodLinks`."""
         return await self._start(self._leftovers)
@@ -107,6 +115,21 @@ class NetlinkPodLinks:
                 )
                 raise LinkError(message, errno=errno.EINVAL)
             host.delete_link(found)
+
+    def _vouch(self, host_ifname: str, address: IPv4Address | None) -> None:
+        group = int(address) if address is not None else 0
+        with call_in(self._netns, Rtnetlink) as host:
+            found = host.link(host_ifname)
+            if found is not None and _is_ours(found) and found.group != group:
+                host.set_link(found, LinkChange(group=group))
+
+    def _vouched(self) -> dict[str, IPv4Address]:
+        with call_in(self._netns, Rtnetlink) as host:
+            return {
+                found.name: IPv4Address(found.group)
+                for found in host.links()
+                if _is_ours(found) and found.group and not found.unfinished
+            }
 
     def _leftovers(self) -> list[str]:
         with call_in(self._netns, Rtnetlink) as host:
