@@ -107,6 +107,13 @@ def by_comparison(node: Node) -> list[Harm]:
             "tp_dst=9: is not ours",
         ),
         Harm(
+            "a pod's veth",
+            "link",
+            f"ip link set {node.port} down",
+            f"ip -o link show dev {node.port} | grep -q '[<,]UP[,>]'",
+            f"{node.port}: was down",
+        ),
+        Harm(
             "a rule",
             "firewall",
             "iptables -t nat -F K8S-OVS-POSTROUTING",

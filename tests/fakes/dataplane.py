@@ -201,6 +201,8 @@ class FakePodLinks(Faulty):
         self.foreign: set[tuple[str, str]] = set()
         self.pairs: dict[str, PodLink] = {}
         self.notes: dict[str, IPv4Address] = {}
+        self.down: set[str] = set()
+        """Host ends that somebody has set down."""
 
     async def create(self, link: PodLink) -> None:
         await self._enter("create")
@@ -243,6 +245,11 @@ class FakePodLinks(Faulty):
     async def vouched(self) -> dict[str, IPv4Address]:
         await self._enter("vouched")
         return {name: address for name, address in self.notes.items() if name in self.pairs}
+
+    async def keep_up(self) -> tuple[Finding, ...]:
+        await self._enter("keep_up")
+        down, self.down = self.down & self.notes.keys(), set()
+        return found(Kind.LINK, [f"{name}: was down" for name in sorted(down)])
 
     async def leftovers(self) -> list[str]:
         await self._enter("leftovers")

@@ -246,6 +246,9 @@ class FakeLinks:
         await asyncio.sleep(0)
         return {name: address for name, address in self._world.notes.items() if name in self._world.links}
 
+    async def keep_up(self) -> tuple[Finding, ...]:
+        return ()
+
     async def leftovers(self) -> list[str]:
         await self._world.moment("leftovers")
         return list(self._world.links)

@@ -17,7 +17,7 @@ from k8s_ovs.agent.ports import PortKeeper
 from k8s_ovs.agent.repairs import EVENT_REASON, Repairs
 from k8s_ovs.cni.locks import KeyedLocks
 from k8s_ovs.dataplane.findings import NAMED, Finding, Kind, found, joined
-from k8s_ovs.errors import KubeUnavailable, OpenFlowError, OvsdbError
+from k8s_ovs.errors import KubeUnavailable, LinkError, OpenFlowError, OvsdbError
 from k8s_ovs.model.events import HostSubnetSet
 
 SOON = 2
@@ -341,6 +341,21 @@ async def test_what_the_switch_refuses_is_tried_again_and_the_address_stays_take
         await asyncio.sleep(20)
         assert lease.key in ports.node.switch.rows
         assert ports.node.repairs.counts == {Kind.PORT: 1}
+
+
+@virtual_time
+async def test_a_pods_veth_that_is_down_is_set_up_once_a_period() -> None:
+    async with keeping() as ports:
+        name = pod(1).host_ifname
+        await ports.links.vouch(name, pod(1).address)
+        looking = asyncio.ensure_future(ports.keeper().keep_up(60))
+        ports.links.down.add(name)
+        await asyncio.sleep(61)
+        assert ports.node.repairs.counts == {Kind.LINK: 1}
+        ports.links.fail_next("keep_up", LinkError("no buffer space"))
+        await asyncio.sleep(60)
+        assert not looking.done()
+        looking.cancel()
 
 
 def test_a_finding_is_a_value() -> None:

@@ -141,6 +141,7 @@ class Agent:
                 tasks.create_task(server.run(), name="cni")
                 tasks.create_task(self._limits.run(self._pods.limits), name="limits")
                 tasks.create_task(self._pods.ports.run(), name="ports")
+                tasks.create_task(self._pods.ports.keep_up(self._settings.resync_period), name="veths")
             tasks.create_task(self._drops.run(), name="drops")
             tasks.create_task(self._repairs.run(), name="repairs")
             tasks.create_task(self._announce(), name="announce")

@@ -222,6 +222,9 @@ class PodLinks(Protocol):
     async def vouched(self) -> dict[str, IPv4Address]:
         """The pairs that somebody has vouched for, by their host ends. Raises LinkError."""
 
+    async def keep_up(self) -> tuple[Finding, ...]:
+        """Set the host ends of vouched pairs up that somebody has set down: which those were. Raises LinkError."""
+
     async def leftovers(self) -> list[str]:
         """Host ends of pod links (known by their interface alias) that exist now."""
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, PodLink
+from k8s_ovs.dataplane.findings import Finding, Kind, found
 from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.rtnetlink import Link, LinkChange, Route, Rtnetlink
 from k8s_ovs.dataplane.shaper import bucket_of, shape, shaped_rate
@@ -80,6 +81,10 @@ class NetlinkPodLinks:
         """See `bridge.PodLinks`."""
         return await self._start(self._vouched)
 
+    async def keep_up(self) -> tuple[Finding, ...]:
+        """See `bridge.PodLinks`."""
+        return await self._start(self._keep_up)
+
     async def leftovers(self) -> list[str]:
         """See `bridge.PodLinks`."""
         return await self._start(self._leftovers)
@@ -126,10 +131,17 @@ class NetlinkPodLinks:
     def _vouched(self) -> dict[str, IPv4Address]:
         with call_in(self._netns, Rtnetlink) as host:
             return {
-                found.name: IPv4Address(found.group)
-                for found in host.links()
-                if _is_ours(found) and found.group and not found.unfinished
+                link.name: IPv4Address(link.group)
+                for link in host.links()
+                if _is_ours(link) and _is_vouched(link)
             }
+
+    def _keep_up(self) -> tuple[Finding, ...]:
+        with call_in(self._netns, Rtnetlink) as host:
+            down = [link for link in host.links() if _is_ours(link) and _is_vouched(link) and not link.up]
+            for link in down:
+                host.set_link(link, LinkChange(up=True))
+        return found(Kind.LINK, [f"{link.name}: was down" for link in down])
 
     def _leftovers(self) -> list[str]:
         with call_in(self._netns, Rtnetlink) as host:
@@ -254,6 +266,10 @@ def _check_in_pod(host: Rtnetlink, link: PodLink) -> None:
 
 def _is_ours(link: Link) -> bool:
     return link.alias.startswith(LINK_ALIAS_PREFIX) or link.unfinished
+
+
+def _is_vouched(link: Link) -> bool:
+    return link.group != 0 and not link.unfinished
 
 
 def _undo(host: Rtnetlink, host_ifname: str) -> None:
