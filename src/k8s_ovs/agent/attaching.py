@@ -116,3 +116,8 @@ def link_of(attachment: Attachment, node: NodeNetwork) -> PodLink:
         egress=attachment.limits.egress,
         alias=f"{LINK_ALIAS_PREFIX}{attachment.key.sandbox}/{attachment.key.ifname}"[:IFALIAS_OCTETS],
     )
+
+
+def held(parts: PodParts) -> tuple[Attachment, ...]:
+    """Every attachment that is somebody's, whether or not OVSDB says so now. Raises OvsdbError."""
+    return (*parts.switch.attachments(), *parts.lost.held())

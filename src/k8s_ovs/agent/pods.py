@@ -21,7 +21,7 @@ from functools import partial
 from ipaddress import IPv4Interface
 
 from k8s_ovs.agent.addresses import AddressBook
-from k8s_ovs.agent.attaching import Installer, NodeNetwork, PodParts, host_ifname_of, link_of
+from k8s_ovs.agent.attaching import Installer, NodeNetwork, PodParts, held, host_ifname_of, link_of
 from k8s_ovs.agent.limits import LimitChanger
 from k8s_ovs.agent.orphans import Orphans
 from k8s_ovs.agent.ports import PortKeeper
@@ -46,6 +46,7 @@ class PodNetwork:
     """
 
     def __init__(self, parts: PodParts) -> None:
+        self._parts = parts
         self._switch = parts.switch
         self._links = parts.links
         self._installer = parts.installer
@@ -58,7 +59,7 @@ class PodNetwork:
         self._lost = parts.lost
         self._orphans = Orphans(parts.links, parts.complain)
         self._addresses = AddressBook(
-            lambda: (*(lease.address for lease in self._held()), *self._orphans.addresses)
+            lambda: (*(lease.address for lease in held(self._parts)), *self._orphans.addresses)
         )
 
     async def add(self, request: Request) -> AddResult:
@@ -152,7 +153,7 @@ class PodNetwork:
         stays, though somebody has removed its lease. Raises the first DataplaneError, after all were tried.
         """
         links = set(await self._links.leftovers())
-        await self._orphans.look(self._held())
+        await self._orphans.look(held(self._parts))
         lost = {*(lease.host_ifname for lease in self._lost.held()), *self._orphans.names}
         leases = {lease.host_ifname: lease for lease in self._switch.attachments()}
         work: list[Callable[[], Awaitable[bool]]] = []
@@ -180,7 +181,7 @@ class PodNetwork:
             return await self._renew(replace(lease, limits=limits), node)
         if lease is not None:
             await self._detach(lease.key)
-        await self._orphans.once(self._held())
+        await self._orphans.once(held(self._parts))
         with self._addresses.take(node.subnet, node.gateway) as address:
             attachment = Attachment(
                 key=request.key,
@@ -257,16 +258,12 @@ class PodNetwork:
         if name in self._locks:
             return False
         async with self._locks.hold(name):
-            if any(lease.host_ifname == name for lease in self._held()):
+            if any(lease.host_ifname == name for lease in held(self._parts)):
                 return False
             log.info("deleting %s, which belongs to no lease", name)
             await whole(self._links.delete(name))
             self._orphans.drop(name)
             return True
-
-    def _held(self) -> tuple[Attachment, ...]:
-        """Every attachment that is somebody's, whether or not OVSDB says so now."""
-        return (*self._switch.attachments(), *self._lost.held())
 
     def _lease(self, key: AttachmentKey) -> Attachment | None:
         return next((lease for lease in self._switch.attachments() if lease.key == key), None)
