@@ -157,6 +157,13 @@ def by_event(node: Node) -> list[Harm]:
             f"queue of {node.port} towards pod red/victim",
         ),
         Harm(
+            "a pod's lease",
+            "port",
+            f"ovs-vsctl clear interface {node.port} external_ids",
+            f"ovs-vsctl get interface {node.port} external_ids | grep -q {node.pod} && {flows}",
+            f"port {node.port} of pod red/victim ({node.pod}): was missing",
+        ),
+        Harm(
             "a pod's port",
             "port",
             f"ovs-vsctl del-port {node.port}",
