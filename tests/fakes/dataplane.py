@@ -11,7 +11,7 @@ has no effect. `hold("commit")` makes calls wait until the event that it returns
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Iterable, Set
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Set
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -200,6 +200,9 @@ class FakePodLinks(Faulty):
         self.namespaces = set(namespaces)
         self.foreign: set[tuple[str, str]] = set()
         self.pairs: dict[str, PodLink] = {}
+        self.notes: dict[str, IPv4Address] = {}
+        self.down: set[str] = set()
+        """Host ends that somebody has set down."""
 
     async def create(self, link: PodLink) -> None:
         await self._enter("create")
@@ -231,6 +234,22 @@ class FakePodLinks(Faulty):
     async def delete(self, host_ifname: str) -> None:
         await self._enter("delete")
         self.pairs.pop(host_ifname, None)
+        self.notes.pop(host_ifname, None)
+
+    async def vouch(self, host_ifname: str, address: IPv4Address | None) -> None:
+        await self._enter("vouch")
+        self.notes.pop(host_ifname, None)
+        if host_ifname in self.pairs and address is not None:
+            self.notes[host_ifname] = address
+
+    async def vouched(self) -> dict[str, IPv4Address]:
+        await self._enter("vouched")
+        return {name: address for name, address in self.notes.items() if name in self.pairs}
+
+    async def keep_up(self) -> tuple[Finding, ...]:
+        await self._enter("keep_up")
+        down, self.down = self.down & self.notes.keys(), set()
+        return found(Kind.LINK, [f"{name}: was down" for name in sorted(down)])
 
     async def leftovers(self) -> list[str]:
         await self._enter("leftovers")
@@ -270,12 +289,12 @@ class FakeHostNetwork(Faulty):
         address = f"{spec.address} of {spec.ifname}: was missing"
         return found(Kind.ADDRESS if before is None or before.mtu == spec.mtu else Kind.LINK, [address])
 
-    def changes(self, ifname: str) -> AsyncIterator[None]:
+    def changes(self, ifname: str) -> AsyncGenerator[None, None]:
         del ifname
         changed = asyncio.Event()
         self._listeners.append(changed)
 
-        async def iterate() -> AsyncIterator[None]:
+        async def iterate() -> AsyncGenerator[None, None]:
             while True:
                 await changed.wait()
                 changed.clear()

@@ -57,6 +57,7 @@ class PodWorld:
     netns: set[str] = field(default_factory=set)
     lost_queues: set[AttachmentKey] = field(default_factory=set)
     links: dict[str, PodLink] = field(default_factory=dict)
+    notes: dict[str, IPv4Address] = field(default_factory=dict)
     rows: dict[AttachmentKey, Attachment] = field(default_factory=dict)
     flows: dict[AttachmentKey, Attachment] = field(default_factory=dict)
     tenants: set[str] = field(default_factory=lambda: {"web", "db"})
@@ -74,6 +75,7 @@ class PodWorld:
     attached: list[tuple[str, str]] = field(default_factory=list)
     dead: bool = False
     trouble: str = ""
+    complaints: list[str] = field(default_factory=list)
     next_ofport: int = 10
 
     async def moment(self, name: str) -> None:
@@ -103,6 +105,7 @@ class PodWorld:
                 tenant_wait=tenant_wait,
                 forget=self.forget,
                 pod_lives=lambda lease: lease.pod in self.pods,
+                complain=self.complaints.append,
             )
         )
 
@@ -250,7 +253,23 @@ class FakeLinks:
     async def delete(self, host_ifname: str) -> None:
         await self._world.moment("delete_link")
         self._world.links.pop(host_ifname, None)
+        self._world.notes.pop(host_ifname, None)
         await self._world.moment("deleted_link")
+
+    async def vouch(self, host_ifname: str, address: IPv4Address | None) -> None:
+        no = "un" if address is None else ""
+        await self._world.moment(f"{no}vouch")
+        self._world.notes.pop(host_ifname, None)
+        if host_ifname in self._world.links and address is not None:
+            self._world.notes[host_ifname] = address
+        await self._world.moment(f"{no}noted")
+
+    async def vouched(self) -> dict[str, IPv4Address]:
+        await asyncio.sleep(0)
+        return {name: address for name, address in self._world.notes.items() if name in self._world.links}
+
+    async def keep_up(self) -> tuple[Finding, ...]:
+        return ()
 
     async def leftovers(self) -> list[str]:
         await self._world.moment("leftovers")

@@ -95,6 +95,7 @@ class Agent:
                 pod_lives=self._limits.pod_lives,
                 lost=self._reconciler.lost,
                 on_repair=self._repairs.note,
+                complain=self._repairs.complain,
             )
         )
         self._service_feed = ServiceFeed(parts.services, self._reconciler.post)
@@ -150,6 +151,7 @@ class Agent:
                 tasks.create_task(self._limits.run(self._pods.limits), name="limits")
                 tasks.create_task(self._pods.cleaner.run(), name="addresses")
                 tasks.create_task(self._pods.ports.run(), name="ports")
+                tasks.create_task(self._pods.ports.keep_up(self._settings.resync_period), name="veths")
             tasks.create_task(self._drops.run(), name="drops")
             tasks.create_task(self._repairs.run(), name="repairs")
             tasks.create_task(self._announce(), name="announce")

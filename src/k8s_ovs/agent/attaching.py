@@ -86,7 +86,8 @@ class PodParts:
     """What `PodNetwork` works with. `tenant_wait` is how many seconds an ADD waits for its Namespace's NetID.
 
     `forget` has everybody forget what they know of addresses that pods had. `pod_lives`: Kubernetes has the lease's pod, or
-    may have it. `lost` tells of attachments without a row; `on_repair` is told when one has it again.
+    may have it. `lost` tells of attachments without a row; `on_repair` is told when one has it again, `complain` when it
+    cannot have it.
     """
 
     switch: Switch
@@ -99,6 +100,7 @@ class PodParts:
     pod_lives: Callable[[Attachment], bool] = lambda lease: False
     lost: LostPorts = field(default_factory=LostPorts)
     on_repair: OnRepair = lambda findings: None
+    complain: Callable[[str], None] = lambda message: None
 
 
 def host_ifname_of(key: AttachmentKey) -> str:
@@ -123,3 +125,8 @@ def link_of(attachment: Attachment, node: NodeNetwork) -> PodLink:
         egress=attachment.limits.egress,
         alias=f"{LINK_ALIAS_PREFIX}{attachment.key.sandbox}/{attachment.key.ifname}"[:IFALIAS_OCTETS],
     )
+
+
+def held(parts: PodParts) -> tuple[Attachment, ...]:
+    """Every attachment that is somebody's, whether or not OVSDB says so now. Raises OvsdbError."""
+    return (*parts.switch.attachments(), *parts.lost.held())

@@ -7,6 +7,7 @@ look, which finds nothing.
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import aclosing
 
 from k8s_ovs.dataplane.bridge import HostNetwork
 from k8s_ovs.errors import LinkError
@@ -36,10 +37,11 @@ class GatewayWatch:
     async def run(self) -> None:
         """Until cancelled. Where the kernel cannot be heard, the comparison once a period is left."""
         try:
-            async for _ in self._host.changes(self._ifname):
-                await asyncio.sleep(PAUSE)
-                self._due = True
-                self._wake()
-                await asyncio.sleep(REST - PAUSE)
+            async with aclosing(self._host.changes(self._ifname)) as changes:
+                async for _ in changes:
+                    await asyncio.sleep(PAUSE)
+                    self._due = True
+                    self._wake()
+                    await asyncio.sleep(REST - PAUSE)
         except (LinkError, OSError) as err:
             log.warning("changes of %s are seen once a period only: %s", self._ifname, err)

@@ -25,7 +25,7 @@ class LostPorts:
             self._news.set()
 
     def forget(self, key: AttachmentKey) -> None:
-        """This one has its port again, or shall have none."""
+        """Take note that it has its port again, or shall have none."""
         self._noted.pop(key, None)
 
     def __iter__(self) -> Iterator[Attachment]:

@@ -21,16 +21,15 @@ from functools import partial
 from ipaddress import IPv4Address, IPv4Interface
 
 from k8s_ovs.agent.addresses import AddressBook
-from k8s_ovs.agent.attaching import Installer, NodeNetwork, PodParts, host_ifname_of, link_of
+from k8s_ovs.agent.attaching import Installer, NodeNetwork, PodParts, held, host_ifname_of, link_of
 from k8s_ovs.agent.limits import LimitChanger
-from k8s_ovs.agent.lost import LostPorts
+from k8s_ovs.agent.orphans import Orphans
 from k8s_ovs.agent.ports import PortKeeper
 from k8s_ovs.agent.steps import Steps, whole
 from k8s_ovs.agent.traces import AddressCleaner
 from k8s_ovs.cni.codes import Code, as_cni_error
 from k8s_ovs.cni.locks import KeyedLocks
 from k8s_ovs.cni.protocol import AddResult, Request
-from k8s_ovs.dataplane.bridge import Switch
 from k8s_ovs.errors import CniError, K8sOvsError, LinkError, OvsdbError
 from k8s_ovs.model.types import Attachment, AttachmentKey, PodLimits
 
@@ -48,6 +47,7 @@ class PodNetwork:
     """
 
     def __init__(self, parts: PodParts) -> None:
+        self._parts = parts
         self._switch = parts.switch
         self._links = parts.links
         self._installer = parts.installer
@@ -60,8 +60,8 @@ class PodNetwork:
         self.cleaner = AddressCleaner(parts.forget)
         self.ports = PortKeeper(parts, self._locks)
         self._lost = parts.lost
-        leased = partial(_addresses_of, parts.switch, parts.lost)
-        self._addresses = AddressBook(leased, self.cleaner)
+        self._orphans = Orphans(parts.links, parts.complain)
+        self._addresses = AddressBook(self._taken, self.cleaner)
 
     async def add(self, request: Request) -> AddResult:
         """Attach a pod, or give the same answer as before. Raises CniError, and leaves nothing new then."""
@@ -138,6 +138,9 @@ class PodNetwork:
                 failed.append(f"{lease.key.sandbox}/{lease.key.ifname} ({lease.address}): {err}")
         try:
             await self.recover()
+            kept = {host_ifname_of(key) for key in keep}
+            for name in sorted(set(self._orphans.names) - kept):
+                await self._sweep(name)
         except K8sOvsError as err:
             failed.append(str(err))
         if failed:
@@ -155,12 +158,13 @@ class PodNetwork:
     async def recover(self) -> int:
         """Remove what a killed agent or a reboot left behind; returns how many attachments that were.
 
-        These are veths of ours that no lease names, and leases of which neither veth nor network namespace exists:
-        nothing else, and nothing of an ADD or DEL that is under way. Raises the first DataplaneError, after all
-        were tried.
+            These are veths of ours that no lease names, and leases of which neither veth nor network namespace exists:
+            nothing else, and nothing of an ADD or DEL that is under way. The veth of a pod that was attached once and lives
+        stays, though somebody has removed its lease. Raises the first DataplaneError, after all were tried.
         """
         links = set(await self._links.leftovers())
-        lost = {lease.host_ifname for lease in self._lost.held()}
+        await self._orphans.look(held(self._parts))
+        lost = {*(lease.host_ifname for lease in self._lost.held()), *self._orphans.names}
         leases = {lease.host_ifname: lease for lease in self._switch.attachments()}
         work: list[Callable[[], Awaitable[bool]]] = []
         work += [partial(self._sweep, name) for name in sorted(links - leases.keys() - lost)]
@@ -190,6 +194,7 @@ class PodNetwork:
             return await self._renew(replace(lease, limits=limits), node)
         if lease is not None:
             await self._detach(lease.key)
+        await self._orphans.once(held(self._parts))
         await self._addresses.prepare(node.subnet, node.gateway)
         with self._addresses.take(node.subnet, node.gateway) as address:
             attachment = Attachment(
@@ -214,6 +219,7 @@ class PodNetwork:
             steps.on_failure("withdraw the flows", lambda: self._installer.withdraw(key))
             attachment = await whole(self._switch.add_port(attachment))
             await self._installer.install(attachment)
+            await whole(self._links.vouch(name, attachment.address))
         return attachment
 
     async def _renew(self, lease: Attachment, node: NodeNetwork) -> Attachment:
@@ -240,9 +246,12 @@ class PodNetwork:
         await whole(self._remove(key))
 
     async def _remove(self, key: AttachmentKey) -> None:
+        name = host_ifname_of(key)
+        await self._links.vouch(name, None)
         await self._switch.remove_port(key)
         self._addresses.freed()
-        await self._links.delete(host_ifname_of(key))
+        await self._links.delete(name)
+        self._orphans.drop(name)
 
     # -- cleaning up; these take the lock themselves -----------------------------------------------------------------
 
@@ -264,12 +273,16 @@ class PodNetwork:
         if name in self._locks:
             return False
         async with self._locks.hold(name):
-            held = (*self._switch.attachments(), *self._lost.held())
-            if any(lease.host_ifname == name for lease in held):
+            if any(lease.host_ifname == name for lease in held(self._parts)):
                 return False
             log.info("deleting %s, which belongs to no lease", name)
             await whole(self._links.delete(name))
+            self._orphans.drop(name)
             return True
+
+    def _taken(self) -> tuple[IPv4Address, ...]:
+        """Every address that is somebody's, whether or not there is a row that says so."""
+        return (*(lease.address for lease in held(self._parts)), *self._orphans.addresses)
 
     def _lease(self, key: AttachmentKey) -> Attachment | None:
         return next((lease for lease in self._switch.attachments() if lease.key == key), None)
@@ -281,11 +294,6 @@ class PodNetwork:
                 f"network namespace {request.netns} of sandbox {request.sandbox} does not exist",
                 remedy="the sandbox is gone; make the pod anew",
             )
-
-
-def _addresses_of(switch: Switch, lost: LostPorts) -> Iterator[IPv4Address]:
-    """Every address that is somebody's, whether or not there is a row that says so."""
-    return (lease.address for lease in (*switch.attachments(), *lost.held()))
 
 
 @contextmanager

@@ -45,6 +45,16 @@ class PortKeeper:
                 await asyncio.sleep(backoff.next())
                 lost.again()
 
+    async def keep_up(self, period: float) -> None:
+        """Until cancelled, look every `period` seconds whether somebody has set a pod's veth down."""
+        while True:
+            await asyncio.sleep(period)
+            try:
+                if findings := await self._parts.links.keep_up():
+                    self._parts.on_repair(findings)
+            except DataplaneError as err:
+                log.warning("pods' veths cannot be looked at: %s", err)
+
     async def _round(self) -> bool:
         """Whether every port that was lost is back, or forgotten."""
         try:

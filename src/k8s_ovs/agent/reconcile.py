@@ -81,7 +81,7 @@ class Reconciler:
         self._lost_records = lost_records
         self._tenants_changed = asyncio.Condition()
         self._withdrawn: set[AttachmentKey] = set()
-        self.lost = LostPorts(lambda: self.view.state.attachments.values())
+        self.lost = LostPorts(self.view.state.attachments.values)
         self._local: LocalHost | None = None
         self._served: LocalHost | None = None
         self._problem = ""

@@ -34,7 +34,8 @@ RETRY_FIRST = 0.2
 RETRY_MOST = 10.0
 """Seconds until a failed synchronisation is tried again: doubled from the first to the most."""
 PATIENCE = 3
-"""How often in a row the gateway's device may be missing after a restart of the switch, before it is made anew."""
+"""How often in a row the gateway's device may be missing after a restart of the switch, before it is made anew.
+Without a restart, once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +228,17 @@ class BridgeWriter:
     async def _ensure_gateway(self, spec: GatewaySpec) -> tuple[Finding, ...]:
         """What had to be changed. A device that somebody has deleted or renamed is made anew.
 
-        While the switch comes back by itself, so does the device: only one that stays away is somebody's doing.
+        A switch that ends takes its devices with it, and brings them back: only one that is missing while the switch has
+        answered (the next synchronisation asks it for its flows first) is somebody's doing.
         """
         host, known = self._plant.host, self._drift.gateway_known(spec)
         try:
             findings = await host.ensure_gateway(spec)
         except LinkError as err:
+            if err.errno != ENODEV:
+                raise
             self._without_device += 1
-            if err.errno != ENODEV or not (known or self._without_device > PATIENCE):
+            if self._without_device <= (1 if known else PATIENCE):
                 raise
         else:
             self._without_device = 0

@@ -4,7 +4,7 @@ The agent knows only this module; `ovsdb`, `openflow`, `links` and `firewall` im
 `tests/fakes` for unit tests. The same contract tests run against both. Nothing here does I/O.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence, Set
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Literal, Protocol
@@ -219,6 +219,18 @@ class PodLinks(Protocol):
     async def delete(self, host_ifname: str) -> None:
         """Delete the pair; one that does not exist is no error. Raises LinkError."""
 
+    async def vouch(self, host_ifname: str, address: IPv4Address | None) -> None:
+        """Note at the host's end that its attachment is complete and has this address; None takes the note away.
+
+        A pair that does not exist is no error. Raises LinkError.
+        """
+
+    async def vouched(self) -> dict[str, IPv4Address]:
+        """The pairs that somebody has vouched for, by their host ends. Raises LinkError."""
+
+    async def keep_up(self) -> tuple[Finding, ...]:
+        """Set the host ends of vouched pairs up that somebody has set down: which those were. Raises LinkError."""
+
     async def leftovers(self) -> list[str]:
         """Host ends of pod links (known by their interface alias) that exist now."""
 
@@ -232,7 +244,7 @@ class HostNetwork(Protocol):
         LinkError with errno ENODEV if there is no such interface.
         """
 
-    def changes(self, ifname: str) -> AsyncIterator[None]:
+    def changes(self, ifname: str) -> AsyncGenerator[None, None]:
         """Yield whenever the link, addresses or routes of `ifname` may have changed; what we change ourselves counts too.
 
         Several changes before it is asked for again are one.

@@ -7,7 +7,7 @@ touches the gateway's interface and the sysctls that `_sysctls` names, nothing e
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Callable, Set
+from collections.abc import AsyncGenerator, Callable, Set
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import TypeVar
@@ -40,7 +40,7 @@ class NetlinkHostNetwork:
         """See `bridge.HostNetwork`. Sets the sysctls too, in the namespace that the agent runs in."""
         return await self._run(lambda: _ensure_gateway(spec))
 
-    def changes(self, ifname: str) -> AsyncIterator[None]:
+    def changes(self, ifname: str) -> AsyncGenerator[None, None]:
         """See `bridge.HostNetwork`. The kernel tells (rtnetlink(7), multicast groups)."""
         return watch_interface(ifname, netns=self._netns)
 

@@ -6,7 +6,7 @@ For `hostnet`. It says that something may have changed, never what: whoever list
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from k8s_ovs.dataplane import netlink as nl
 from k8s_ovs.dataplane import rtnetlink as rt
@@ -18,7 +18,7 @@ GROUPS = 0x1 | 0x10 | 0x40
 _log = logging.getLogger(__name__)
 
 
-async def watch_interface(ifname: str, *, netns: str | None = None) -> AsyncIterator[None]:
+async def watch_interface(ifname: str, *, netns: str | None = None) -> AsyncGenerator[None, None]:
     """Yield whenever the link, an IPv4 address or a route of `ifname` may have changed in the namespace `netns`.
 
     Several changes before it is asked for again are one. The kernel drops messages for a reader that is too slow, and
