@@ -38,7 +38,7 @@ async def test_state_is_right_after_a_crash_at_any_point(
     fired = sum(each.fired for each in crashes)
     with capsys.disabled():
         print(f"{fired} crashes, nothing wrong afterwards; {streams_told(streams)}")
-    assert fired >= 0.9 * len(chosen), [str(each.point) for each in crashes if not each.fired]
+    assert fired >= 0.75 * len(chosen), [str(each.point) for each in crashes if not each.fired]
     for stream in streams:
         assert len(stream.lost) <= most_lost(stream), f"{len(stream.lost)} lost (seed {seed})"
 

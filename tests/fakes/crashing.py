@@ -19,6 +19,7 @@ from typing import Protocol
 
 from fakes import crashpoints
 from fakes.crash_audit import Audit, audit
+from fakes.crash_plan import Plan
 from fakes.crash_stage import LIMITS, Pod, Stream, attach, pod_of, reached_by, streaming
 from fakes.labs import Lab, running_lab
 from fakes.runtime import Answer, Runtime, address, runtime_on
@@ -27,58 +28,15 @@ from k8s_ovs.lab.state import load_cluster
 
 RECORDS = f"{ETCD_PREFIX}/k8ssdn/netnamespaces/"
 NODES = ("node1", "node2")
-DEADLINE = 40.0
+DEADLINE = 60.0
 """Seconds in which everything has to be right again."""
 READY = b"ready: serving pods"
-GRACE = 2.0
-"""Seconds until a point that was not passed is given up."""
 STANDING = {
     f"{name}{number}": (f"node{number}", name.rstrip("ab"))
     for name in ("red", "green", "blue", "reda", "redb")
     for number in (1, 2)
 }
 """Pods that stay: their nodes and Namespaces. Those of red are probed; reda and redb talk all the time."""
-
-
-class Plan:
-    """The file that the daemons look at."""
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-
-    def record(self) -> None:
-        """Have the points that are passed from now on written down."""
-        (self._place / crashpoints.LOG).write_text("")
-        self._write("")
-
-    def recorded(self) -> list[str]:
-        """What was passed since; each once."""
-        self.clear()
-        return list(dict.fromkeys((self._place / crashpoints.LOG).read_text().splitlines()))
-
-    def kill_at(self, point: str) -> None:
-        """Let the next daemon die that comes there."""
-        (self._place / crashpoints.FIRED).unlink(missing_ok=True)
-        self._write(point)
-
-    @property
-    def fired(self) -> bool:
-        return (self._place / crashpoints.FIRED).exists()
-
-    async def awaited(self) -> bool:
-        """Whether a daemon has died: what comes after an answer comes a little later than the answer."""
-        deadline = time.monotonic() + GRACE
-        while not self.fired and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        return self.fired
-
-    def clear(self) -> None:
-        (self._place / crashpoints.PLAN).unlink(missing_ok=True)
-
-    def _write(self, point: str) -> None:
-        draft = self._place / "draft"
-        draft.write_text(json.dumps({"point": point}))
-        draft.rename(self._place / crashpoints.PLAN)
 
 
 @dataclass
@@ -334,6 +292,7 @@ async def record(world: World, operation: Operation) -> list[str]:
     await operation.prepare(world)
     world.plan.record()
     await operation.carry_out(world)
+    await world.plan.quiet()
     passed = world.plan.recorded()
     points = [point for point in passed if point.split(":")[0] in operation.daemons]
     if operation.ends:
