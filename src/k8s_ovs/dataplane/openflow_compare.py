@@ -127,10 +127,10 @@ def _about_flows(
     """Flows by table, match and what their cookie says. A switch that lost all has 100,000 of them: a few are named."""
 
     def names() -> Iterator[str]:
-        for flow in new:
-            yield f"{flow_name(flow)}: {'was changed' if flow.selector in changed else 'was missing'}"
         for flow in stale:
             yield f"{flow_name(flow)}: is not ours"
+        for flow in new:
+            yield f"{flow_name(flow)}: {'was changed' if flow.selector in changed else 'was missing'}"
 
     return found(Kind.FLOW, names(), len(stale) + len(new))
 
