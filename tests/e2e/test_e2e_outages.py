@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.et
 RECORDS = "/k8s.ovs.com/ovs/network/k8ssdn"
 CONFIG = "/k8s.ovs.com/ovs/network/config"
 LONG = os.environ.get("K8S_OVS_TEST_OUTAGES", "") == "long"
-"""Whether etcd loses all at a time when no controller remembers: the next one leads 15 s later. `make soak` does it."""
+"""Whether etcd loses all at a time when no controller remembers: the next one leads 15 s later."""
 
 
 @dataclass
