@@ -12,6 +12,9 @@ from typing import Any
 
 from k8s_ovs.errors import ConfigError
 
+DEFAULT_PREFIX = "/k8s.ovs.com/ovs/network"
+"""Where the network's keys in etcd begin; PREFIX of the seed."""
+
 MIN_PREFIX = 8
 """A pod network larger than a /8 is refused: nobody has one, and it would be a typing error."""
 MIN_HOST_BITS = 2

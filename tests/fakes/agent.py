@@ -24,10 +24,11 @@ from k8s_ovs.agent.app import Agent, AgentServices
 from k8s_ovs.agent.conflist import CONFLIST
 from k8s_ovs.agent.parts import AgentParts, PodBatches
 from k8s_ovs.agent.settings import AgentSettings, CniSettings
+from k8s_ovs.config import DEFAULT_PREFIX
 from k8s_ovs.runtime.http import HealthChecks
 from k8s_ovs.sources.kube.objects import Pod
 from k8s_ovs.sources.kube.reflector import Deleted, InSync, Upserted
-from k8s_ovs.sources.records import DEFAULT_PREFIX, config_key
+from k8s_ovs.sources.records import config_key
 
 
 class World:

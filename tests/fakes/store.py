@@ -8,12 +8,12 @@ del` would. `outage` makes every method raise and the watch fall silent, until i
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from k8s_ovs.config import NetworkConfig
+from k8s_ovs.config import DEFAULT_PREFIX, NetworkConfig
 from k8s_ovs.errors import ConfigError, RecordError, SourceError
 from k8s_ovs.model.events import Event, Source, Synced
 from k8s_ovs.model.types import AgentReport, HostSubnet, Tenant
 from k8s_ovs.sources.etcd.ledger import Decoder, Ledger
-from k8s_ovs.sources.records import DEFAULT_PREFIX, Keys, Record, config_key, config_keys, encode_report
+from k8s_ovs.sources.records import Keys, Record, config_key, config_keys, encode_report
 from k8s_ovs.sources.store import Change, Snapshot
 
 

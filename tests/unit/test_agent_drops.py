@@ -8,7 +8,8 @@ from fakes.dataplane import FakeFlowTable
 from fakes.dataplane_examples import flow
 from fakes.node import FakeNode, running
 from fakes.virtual_time import virtual_time
-from k8s_ovs.agent.drops import DropCounter, DropWatcher, read_drops
+from k8s_ovs.agent.dropcounts import DropCounter, read_drops
+from k8s_ovs.agent.drops import DropWatcher
 from k8s_ovs.errors import OpenFlowError
 from k8s_ovs.flows.names import Drop, StageId, cookie_of, drop_cookie
 

@@ -7,10 +7,10 @@ import pytest
 from fakes.cli import CommandLine, Ended, OpenStore
 from fakes.store import FakeStore
 from k8s_ovs.cli import config
-from k8s_ovs.config import EXAMPLE, NetworkConfig
+from k8s_ovs.config import DEFAULT_PREFIX, EXAMPLE, NetworkConfig
 from k8s_ovs.errors import EtcdUnavailable
 from k8s_ovs.sources.etcd.settings import EtcdSettings
-from k8s_ovs.sources.records import DEFAULT_PREFIX, config_key
+from k8s_ovs.sources.records import config_key
 
 DEFAULT = NetworkConfig.from_json(EXAMPLE)
 KEY = config_key(DEFAULT_PREFIX)

@@ -12,7 +12,7 @@ import pytest
 from fakes.cli import CommandLine
 from k8s_ovs.agent.app import AgentServices
 from k8s_ovs.agent.settings import AgentSettings
-from k8s_ovs.cli import daemons
+from k8s_ovs.cli import agent_half, controller_half, daemons
 from k8s_ovs.cli.settings import DaemonSettings
 from k8s_ovs.cli.settings import daemon_from as real_daemon_from
 from k8s_ovs.controller.app import ControllerServices, ControllerSettings
@@ -64,8 +64,8 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> Stubs:
     for variable in KUBE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("K8S_OVS_METRICS_ADDRESS", "127.0.0.1:0")
-    monkeypatch.setattr(daemons, "Agent", StubAgent)
-    monkeypatch.setattr(daemons, "run_controller", controller)
+    monkeypatch.setattr(agent_half, "Agent", StubAgent)
+    monkeypatch.setattr(controller_half, "run_controller", controller)
     monkeypatch.setattr(daemons, "daemon_from", daemon_from)
     return made
 

@@ -9,12 +9,14 @@ import pytest
 
 from k8s_ovs.agent.settings import AgentSettings, CniSettings, SwitchSettings
 from k8s_ovs.cli import options
+from k8s_ovs.cli.agent_settings import agent_from
+from k8s_ovs.cli.etcd_settings import addresses_from, etcd_from
 from k8s_ovs.cli.main import COMMANDS, cli
 from k8s_ovs.cli.options import Options
-from k8s_ovs.cli.settings import addresses_from, agent_from, daemon_from, etcd_from
+from k8s_ovs.cli.settings import daemon_from
+from k8s_ovs.config import DEFAULT_PREFIX
 from k8s_ovs.errors import ConfigError
 from k8s_ovs.sources.etcd.settings import EtcdSettings
-from k8s_ovs.sources.records import DEFAULT_PREFIX
 
 
 @click.command(context_settings=options.CONTEXT)

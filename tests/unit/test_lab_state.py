@@ -10,7 +10,8 @@ import pytest
 from k8s_ovs.errors import LabError
 from k8s_ovs.lab import realkube
 from k8s_ovs.lab.ovsnode import LinkState, has_conflist, link_states
-from k8s_ovs.lab.processes import ProcessId, log_tail, restart_delay
+from k8s_ovs.lab.processes import log_tail, restart_delay
+from k8s_ovs.lab.processid import ProcessId
 from k8s_ovs.lab.state import LabState, Phase, ProcessState, labs, load_cluster
 
 

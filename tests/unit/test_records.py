@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from k8s_ovs.config import DEFAULT_PREFIX
 from k8s_ovs.errors import RecordError
 from k8s_ovs.model.types import (
     MAX_VNI,
@@ -22,7 +23,6 @@ from k8s_ovs.model.types import (
 )
 from k8s_ovs.sources.jsonrecord import MAX_RECORD
 from k8s_ovs.sources.records import (
-    DEFAULT_PREFIX,
     ForbiddenNetId,
     Keys,
     config_key,
@@ -96,6 +96,7 @@ tenants = st.builds(
         st.sampled_from(["join", "isolate", "global", ""]),
         st.just("") | labels,
     ),
+    uid=st.text(max_size=40),
 )
 reports = st.builds(
     AgentReport,
@@ -242,6 +243,7 @@ CHANGE = {"ID": "1f", "Step": "send", "Old": 10, "New": 0, "Action": "global", "
         ({"Namespace": "blue"}, "Namespace is 'blue'"),
         ({"NetID": None}, "NetID is missing"),
         ({"NetID": 5}, "NetID 5 is reserved"),
+        ({"UID": 7}, "UID is 7"),
         ({"Change": []}, "Change is not a JSON object"),
         ({"Change": CHANGE | {"ID": "XY"}}, "ID of the Change is 'XY'"),
         ({"Change": CHANGE | {"Step": "done"}}, "Step of the Change is 'done'"),

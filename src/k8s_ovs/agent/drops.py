@@ -1,42 +1,16 @@
-"""Where packets die: the counters of the pipeline's explicit drops, by stage and reason.
-
-`read_drops` asks the switch; the agent's DropWatcher does so once a while for the metrics, `k8s-ovs drops` when called.
-"""
+"""Where packets die, for the metrics: the agent's task that reads the counters of the pipeline's drops once a while."""
 
 import asyncio
 import logging
-from collections import Counter
-from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from k8s_ovs.agent.dropcounts import DropCounter, read_drops
 from k8s_ovs.dataplane.bridge import FlowTable
 from k8s_ovs.errors import OpenFlowError
-from k8s_ovs.flows.names import DROP_BIT, MAGIC, MAGIC_SHIFT, Drop, StageId, describe
 
 log = logging.getLogger(__name__)
-
-_COOKIE = MAGIC << MAGIC_SHIFT | DROP_BIT
-_MASK = 0xFFFF << MAGIC_SHIFT | DROP_BIT
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class DropCounter:
-    """A named drop: in which stage, for what reason."""
-
-    stage: StageId
-    reason: Drop
-
-
-async def read_drops(flows: FlowTable) -> dict[DropCounter, int]:
-    """Packets that each named drop has counted since its flow was made. Raises OpenFlowError."""
-    packets: Counter[DropCounter] = Counter()
-    for flow in await flows.dump(_COOKIE, _MASK):
-        meaning = describe(flow.cookie)
-        if meaning is not None and meaning.drop is not None:
-            packets[DropCounter(meaning.stage, meaning.drop)] += flow.packets
-    return dict(sorted(packets.items()))
 
 
 class DropWatcher(Collector):

@@ -4,8 +4,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from k8s_ovs.agent.firewall import FirewallKeeper
 from k8s_ovs.agent.reconcile import Reconciler
+from k8s_ovs.agent.repairs import Repairs
+from k8s_ovs.dataplane.findings import Kind
 from k8s_ovs.sources.store import Store
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -54,9 +55,9 @@ class AgentMetrics:
 class ReconcileCollector(Collector):
     """Reads the reconciler's counters when Prometheus asks."""
 
-    def __init__(self, reconciler: Reconciler, firewall: FirewallKeeper) -> None:
+    def __init__(self, reconciler: Reconciler, repaired: Repairs) -> None:
         self._reconciler = reconciler
-        self._firewall = firewall
+        self._repaired = repaired
 
     def collect(self) -> list[Metric]:
         """The values now."""
@@ -89,8 +90,8 @@ class ReconcileCollector(Collector):
         repairs = CounterMetricFamily(
             "k8s_ovs_repairs", "Things found changed behind our back and put right.", labels=["kind"]
         )
-        repairs.add_metric(["flow"], stats.repaired_flows)
-        repairs.add_metric(["firewall"], self._firewall.repairs)
+        for kind in Kind:
+            repairs.add_metric([kind], self._repaired.counts[kind])
         metrics.append(repairs)
         return metrics
 

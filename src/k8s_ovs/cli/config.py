@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 import click
 
 from k8s_ovs.cli import options
-from k8s_ovs.cli.settings import addresses_from, etcd_from
+from k8s_ovs.cli.etcd_settings import addresses_from, etcd_from
 from k8s_ovs.config import EXAMPLE, Mode, NetworkConfig
 from k8s_ovs.errors import ConfigError
 from k8s_ovs.runtime.logs import LogSettings, setup_logging

@@ -1,18 +1,22 @@
-"""`k8s-ovs`, `k8s-ovs agent`, `k8s-ovs controller`: the daemons, one half or both in one process."""
+"""`k8s-ovs`, `k8s-ovs agent`, `k8s-ovs controller`: the daemons, one half or both in one process.
+
+A half is imported when it is run: a controller needs no switch, and an agent no plan for the cluster.
+"""
 
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
+from typing import Any
 
 import click
 from prometheus_client import CollectorRegistry
 
-from k8s_ovs.agent.app import Agent, AgentServices
 from k8s_ovs.cli import options
-from k8s_ovs.cli.settings import DaemonSettings, agent_from, daemon_from, logging_from
-from k8s_ovs.controller.app import ControllerServices, ControllerSettings, run_controller
+from k8s_ovs.cli.services import Services
+from k8s_ovs.cli.settings import DaemonSettings, daemon_from, logging_from
 from k8s_ovs.runtime.http import HealthChecks, http_endpoint
 from k8s_ovs.runtime.main import run_daemon
 from k8s_ovs.runtime.notify import Notifier
@@ -21,6 +25,9 @@ from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.credentials import KubeSettings, credentials_given, load_credentials
 
 log = logging.getLogger(__name__)
+
+Half = Callable[[Services], Coroutine[Any, Any, None]]
+"""One daemon, ready to be run; what `prepare` of `cli.agent_half` and `cli.controller_half` return."""
 
 
 @click.command(context_settings=options.CONTEXT)
@@ -53,8 +60,9 @@ def run_both(flags: options.Options) -> None:
 def _run(flags: options.Options, *, with_agent: bool, with_controller: bool) -> None:
     logging_from(flags)
     settings = daemon_from(flags)
-    agent_settings = agent_from(flags, settings.hostname) if with_agent else None
-    external = agent_settings is not None and agent_settings.external
+    wanted = {"agent": with_agent, "controller": with_controller}
+    halves = {name: _half(name, flags, settings.hostname) for name, runs in wanted.items() if runs}
+    external = with_agent and flags.get("external", False)
     with_kube = with_controller or _agent_has_kube(settings.kube, external=external)
     notifier = Notifier.from_environment()
 
@@ -66,12 +74,16 @@ def _run(flags: options.Options, *, with_agent: bool, with_controller: bool) -> 
             _services(settings, serving, with_kube=with_kube) as services,
             asyncio.TaskGroup() as tasks,
         ):
-            if agent_settings is not None:
-                tasks.create_task(Agent(agent_settings, services).run(), name="agent")
-            if with_controller:
-                tasks.create_task(_controller(settings, services), name="controller")
+            for name, half in halves.items():
+                tasks.create_task(half(services), name=name)
 
     sys.exit(run_daemon(daemon, notifier=notifier))
+
+
+def _half(name: str, flags: options.Options, hostname: str) -> Half:
+    """Import a half and check its flags. Raises ConfigError."""
+    half: Half = import_module(f"k8s_ovs.cli.{name}_half").prepare(flags, hostname)
+    return half
 
 
 def _agent_has_kube(kube: KubeSettings, *, external: bool) -> bool:
@@ -82,7 +94,7 @@ def _agent_has_kube(kube: KubeSettings, *, external: bool) -> bool:
 @asynccontextmanager
 async def _services(
     settings: DaemonSettings, on_ready: Callable[[], None], *, with_kube: bool
-) -> AsyncIterator[AgentServices]:
+) -> AsyncIterator[Services]:
     """What both halves share: connections, health checks, metrics and their endpoint."""
     async with AsyncExitStack() as stack:
         health, registry = HealthChecks(), CollectorRegistry()
@@ -93,17 +105,4 @@ async def _services(
         else:
             log.info("no Kubernetes credentials (--kubeconfig): this host reaches pods, but no ClusterIPs")
         await stack.enter_async_context(http_endpoint(settings.metrics_address, health, registry))
-        yield AgentServices(
-            store=store,
-            kube=kube,
-            health=health,
-            registry=registry,
-            on_ready=on_ready,
-        )
-
-
-async def _controller(settings: DaemonSettings, services: AgentServices) -> None:
-    await run_controller(
-        ControllerSettings(hostname=settings.hostname),
-        ControllerServices(services.store, services.kube, services.health, services.registry),
-    )
+        yield Services(store=store, kube=kube, health=health, registry=registry, on_ready=on_ready)

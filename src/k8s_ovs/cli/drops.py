@@ -5,10 +5,10 @@ import json
 
 import click
 
-from k8s_ovs.agent.drops import DropCounter, read_drops
+from k8s_ovs.agent.dropcounts import DropCounter, read_drops
 from k8s_ovs.agent.settings import SwitchSettings
 from k8s_ovs.cli import options
-from k8s_ovs.cli.settings import switch_from
+from k8s_ovs.cli.agent_settings import switch_from
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
 
 

@@ -14,11 +14,11 @@ _COMMANDS = {
     "add-host": "lab_basic:add_host",
     "stop": "lab_basic:stop",
     "start": "lab_basic:start",
-    "env": "lab_basic:env",
-    "exec": "lab_basic:exec_",
-    "status": "lab_reports:status_",
-    "matrix": "lab_reports:matrix_",
-    "demo": "lab_reports:demo_",
+    "env": "lab_places:env",
+    "exec": "lab_places:exec_",
+    "status": "lab_status:status_",
+    "matrix": "lab_matrix:matrix_",
+    "demo": "lab_demo:demo_",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from k8s_ovs.sources.records import DEFAULT_PREFIX
+from k8s_ovs.config import DEFAULT_PREFIX
 
 F = TypeVar("F", bound=Callable[..., Any])
 Options = dict[str, Any]

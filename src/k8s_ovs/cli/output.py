@@ -5,10 +5,10 @@ Used by the commands for tenants and subnets. It knows nothing of what it prints
 
 import json
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any, TypeVar
 
 import click
-import yaml
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +29,7 @@ def emit(output: str, data: object, table: Callable[[], str]) -> None:
     if output == "json":
         click.echo(json.dumps(data, indent=2, ensure_ascii=False))
     elif output == "yaml":
+        yaml = import_module("yaml")  # which takes as long to load as the rest of a command
         click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
     else:
         click.echo(table())

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from k8s_ovs.cli import options
+from k8s_ovs.cli.etcd_settings import etcd_from
 from k8s_ovs.cli.output import say
-from k8s_ovs.cli.settings import etcd_from
 from k8s_ovs.config import NetworkConfig
 from k8s_ovs.errors import ConfigError, EtcdDenied, SourceError
 from k8s_ovs.model.types import HostSubnet

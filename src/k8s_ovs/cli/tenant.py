@@ -5,24 +5,21 @@ request out. What the command can see to be wrong is refused before anything is 
 """
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, TypeVar
 
 import click
 
 from k8s_ovs.cli import options
-from k8s_ovs.cli.output import columns, emit, format_option, say
+from k8s_ovs.cli.output import emit, format_option
 from k8s_ovs.cli.session import EXIT_CODES, TIMED_OUT, opened
-from k8s_ovs.cli.tenant_change import Outcome, Request, ask, check, foresee, wait
-from k8s_ovs.cli.tenant_report import describe, list_table, net_ids, reach, show_table, tenant_row
-from k8s_ovs.cli.workloads import read_workloads
+from k8s_ovs.cli.tenant_change import Outcome, Request, ask, wait
+from k8s_ovs.cli.tenant_report import list_table, net_ids, reach, show_table, tenant_row
 from k8s_ovs.errors import ConfigError
-from k8s_ovs.model.preview import Preview, Reach
-from k8s_ovs.sources.kube.credentials import KubeSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -149,7 +146,8 @@ class _Flags:
 def _run(request: Request, flags: options.Options) -> None:
     chosen = _Flags(**{name: flags.pop(name) for name in ("output", "dry_run", "wait", "timeout", "force")})
     if chosen.dry_run:
-        _dry_run(request, chosen, flags)
+        # Only a preview reads Kubernetes: its client is most of what Python would import.
+        import_module("k8s_ovs.cli.tenant_preview").show(request, chosen.output, flags, force=chosen.force)
         return
     outcome = asyncio.run(_change(request, chosen, flags))
     emit(chosen.output, outcome.to_json(), lambda: str(outcome))
@@ -163,57 +161,3 @@ async def _change(request: Request, chosen: _Flags, flags: options.Options) -> O
         if not chosen.wait or outcome.result == "unchanged":
             return outcome
         return await wait(session, request, begun, chosen.timeout)
-
-
-def _dry_run(request: Request, chosen: _Flags, flags: options.Options) -> None:
-    kube = KubeSettings(kubeconfig=flags["kubeconfig"], environ=dict(os.environ))
-
-    async def look() -> Preview:
-        async with opened(flags) as session:
-            snapshot = await session.store.snapshot()
-            check(snapshot, session.config.mode, request, force=chosen.force)
-            return foresee(snapshot, session.config.mode, request, await read_workloads(kube, say))
-
-    found = asyncio.run(look())
-    emit(
-        chosen.output,
-        {
-            "namespace": request.namespace,
-            "action": request.action,
-            "other": request.other,
-            "newlyReaches": [_way(way) for way in found.opened],
-            "noLongerReaches": [_way(way) for way in found.closed],
-        },
-        lambda: _preview_table(request, found),
-    )
-
-
-def _way(way: Reach) -> dict[str, Any]:
-    return {
-        "from": {"namespace": way.source, "pods": list(way.source_pods)},
-        "to": {"namespace": way.destination, "pods": list(way.pods), "services": list(way.services)},
-    }
-
-
-def _preview_table(request: Request, found: Preview) -> str:
-    if found.empty:
-        return f"{request.namespace}: {describe(request.action, request.other)} would change nothing"
-    parts = []
-    for title, ways in (("NEWLY REACHES", found.opened), ("NO LONGER REACHES", found.closed)):
-        if ways:
-            rows = [("FROM", "ITS PODS", title, "ITS PODS", "ITS SERVICES")]
-            rows += [
-                (way.source, _names(way.source_pods), way.destination, _names(way.pods), _names(way.services))
-                for way in ways
-            ]
-            parts.append(columns(rows))
-    return "\n\n".join([*parts, "nothing was changed (--dry-run)"])
-
-
-def _names(names: tuple[str, ...]) -> str:
-    """At most a few names in a table; JSON and YAML have all."""
-    few = ", ".join(names[:_FEW])
-    return few if len(names) <= _FEW else f"{few} and {len(names) - _FEW} more"
-
-
-_FEW = 4

@@ -10,7 +10,7 @@ from k8s_ovs.agent import conflist
 from k8s_ovs.agent.parts import FollowingSwitch
 from k8s_ovs.agent.settings import CniSettings
 from k8s_ovs.cli import options
-from k8s_ovs.cli.settings import cni_from, switch_from
+from k8s_ovs.cli.agent_settings import cni_from, switch_from
 from k8s_ovs.dataplane.bridge import Firewall
 from k8s_ovs.dataplane.firewall import IptablesFirewall
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch

@@ -1,7 +1,7 @@
 """Pods and Services by Namespace, from Kubernetes, for `tenant … --dry-run`.
 
-Called by `cli.tenant`. Without credentials, or while the API does not answer, the preview names Namespaces only, and the
-user is told so.
+Called by `cli.tenant_preview`. Without credentials, or while the API does not answer, the preview names Namespaces only,
+and the user is told so.
 """
 
 from collections import defaultdict

@@ -171,7 +171,8 @@ class Rounds:
         return plan_subnets(snapshot, nodes, config, held, former=former, allocator=self._subnets)
 
     def _plan_tenants(self, snapshot: Snapshot, config: NetworkConfig, *, sure: bool = False) -> TenantPlan:
-        namespaces = self._facts.namespaces | self._there["vni"]
+        names = self._facts.namespaces | self._there["vni"]
+        namespaces = {name: self._facts.uids.get(name, "") for name in names}
         if self._tenants is None:
             self._tenants = TenantMemory(lambda: secrets.token_hex(4), _allocator(snapshot))
         now, memory = self._services.clock(), self._tenants

@@ -10,7 +10,8 @@ Called by `rounds` with a snapshot and the Namespaces; pure but for what `Patien
 - A request changes a tenant step by step, each one applied by every node before the next (`changes`).
 - Single-tenant mode: every tenant is global by definition; no ledger is made, and requests are refused. What exists
   stays: after a switch back to multitenant mode the tenants are what they were.
-- In both modes what belongs to a Namespace that is gone is deleted.
+- In both modes what belongs to a Namespace that is gone is deleted. One that was made anew under its name before anybody
+  noticed is another tenant: it gets a VNI of its own at once, and nothing of what its predecessor was joined with.
 - A malformed record stays as it is; its Namespace keeps its tenant.
 - A Namespace whose tenant the store has lost (it was put back to an older state) gets the VNI that it had, if that is known.
 """
@@ -77,7 +78,7 @@ class TenantPlan(Plan):
 
 def plan_tenants(
     snapshot: Snapshot,
-    namespaces: Iterable[str],
+    namespaces: Iterable[str] | Mapping[str, str],
     config: NetworkConfig,
     memory: TenantMemory,
     now: float,
@@ -89,14 +90,16 @@ def plan_tenants(
 
     A first start adopts what is recorded as a whole: afterwards a NetID that somebody else has is refused.
 
-    `now` is in seconds of a clock that never goes back. With `sure`, only what does not rest on the absence of a
-    Namespace: for when nobody can be asked whether it is really gone.
+    `now` is in seconds of a clock that never goes back; `namespaces` may have a uid for each. With `sure`, only what does
+    not rest on the absence of a Namespace: for when nobody can be asked whether it is really gone.
     """
-    draft = _Draft(snapshot, frozenset(namespaces), memory, now, limit)
+    living = namespaces if isinstance(namespaces, Mapping) else dict.fromkeys(namespaces, "")
+    draft = _Draft(snapshot, living, memory, now, limit)
     draft.sure = sure
     if not sure:
         draft.bury()
     if config.mode is Mode.MULTITENANT:
+        draft.recognize()
         draft.adopt()
         for name in sorted(draft.living & draft.tenants.keys()):
             if draft.full:
@@ -111,9 +114,10 @@ class _Draft:
     """One plan in the making. `tenants` and `records` are as they will be."""
 
     def __init__(
-        self, snapshot: Snapshot, living: frozenset[str], memory: TenantMemory, now: float, limit: int
+        self, snapshot: Snapshot, living: Mapping[str, str], memory: TenantMemory, now: float, limit: int
     ) -> None:
-        self.living = living
+        self.living = living.keys()
+        self._uids = living
         self.tenants = dict(snapshot.tenants)
         self._records = dict(snapshot.net_namespaces)
         self._snapshot = snapshot
@@ -158,12 +162,42 @@ class _Draft:
         if not self._snapshot.tenants:
             for name in sorted(self.living & self._records.keys()):
                 if (wanted := self._records[name].net_id) is not None:
-                    self._put(Tenant(name, wanted))
+                    self._put(self._tenant(name, wanted))
         for name in sorted(self.living - self.tenants.keys()):
             if self.full:
                 break
             if name not in self._malformed or name in self._forbidden:
                 self._make(name, self._records.get(name))
+
+    def recognize(self) -> None:
+        """Tell Namespaces from those that had their names before them."""
+        for name in sorted(self.living & self.tenants.keys()):
+            tenant, uid = self.tenants[name], self._uids[name]
+            if self.full:
+                break
+            if uid and not tenant.uid:
+                self._put(replace(tenant, uid=uid))
+            elif uid not in ("", tenant.uid):
+                self._succeed(name)
+
+    def _succeed(self, name: str) -> None:
+        """Another Namespace has the name now. What it asks for itself is served later."""
+        record = self._records.get(name)
+        try:
+            vni = GLOBAL_VNI if name == GLOBAL_NAMESPACE else self._new_vni()
+        except ExhaustedError as err:
+            self._problems.append(_no_vni(name, err))
+            return
+        tenant = self._tenant(name, vni)
+        self._put(tenant)
+        if record is not None and record.action:
+            self._put_record(replace(record, net_id=vni))
+        elif name not in self._malformed:
+            self._put_record(answer(tenant, record))
+        self._allocated += vni != GLOBAL_VNI
+
+    def _tenant(self, name: str, vni: Vni) -> Tenant:
+        return Tenant(name, vni, uid=self._uids[name])
 
     def settle(self, name: str) -> None:
         """Serve the request of a Namespace, or lead its change one step further."""
@@ -218,7 +252,7 @@ class _Draft:
         wanted = record.net_id if record is not None else None
         error = ""
         if wanted is not None and wanted not in self._held and wanted != GLOBAL_VNI:
-            self._put(Tenant(name, wanted))
+            self._put(self._tenant(name, wanted))
             return
         try:
             given = GLOBAL_VNI if name == GLOBAL_NAMESPACE else self._former(name)
@@ -232,7 +266,7 @@ class _Draft:
             error = (
                 f"NetID {wanted} is taken or global, {name} got {vni}: who wants that one asks with an Action"
             )
-        tenant = Tenant(name, vni)
+        tenant = self._tenant(name, vni)
         self._put(tenant)
         asking = record is not None and record.action and not error
         if record is not None and asking:

@@ -10,7 +10,7 @@ import struct
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from k8s_ovs.agent.drops import read_drops
+from k8s_ovs.agent.dropcounts import read_drops
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
 from k8s_ovs.lab import namespaces
 from k8s_ovs.lab.cluster import Node

@@ -36,7 +36,8 @@ from k8s_ovs.lab.cluster import (
     pick,
 )
 from k8s_ovs.lab.forward import free_ports
-from k8s_ovs.lab.processes import ProcessId, log_tail
+from k8s_ovs.lab.processes import log_tail
+from k8s_ovs.lab.processid import ProcessId
 from k8s_ovs.lab.state import LAB_FILE, READY, LabState, Phase, replace_file
 from k8s_ovs.lab.wait import http_ok, until
 

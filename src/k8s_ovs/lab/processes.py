@@ -1,7 +1,6 @@
 """Processes that the lab keeps running: start, record, start again with backoff.
 
-Called by the supervisor, one `Supervised` for each command. What is recorded (pid and start time) lets `down` and
-`status` know a process even after the supervisor is gone, without ever taking another process for it.
+Called by the supervisor, one `Supervised` for each command. Who it is, is recorded (`processid`).
 """
 
 import asyncio
@@ -10,10 +9,10 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from k8s_ovs.lab.commands import Command
+from k8s_ovs.lab.processid import ProcessId
 
 HEALTHY_AFTER = 10.0
 """Seconds after which an end is an accident and not a failure to start: the next start comes at once."""
@@ -21,52 +20,6 @@ KILLED_AFTER = 0.2
 """Seconds that a killed process must have lived for its next start to come at once: no hot loop, whatever happens."""
 _FIRST_DELAY = 0.1
 _MAX_DELAY = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessId:
-    """A pid that cannot be mistaken: `start` is its start time in clock ticks since boot (proc(5), stat field 22)."""
-
-    pid: int
-    start: int
-
-    @classmethod
-    def of(cls, pid: int) -> "ProcessId | None":
-        """The process that has this pid now, or None. A zombie counts as none: it runs no more."""
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in {"Z", "X"} else cls(pid, int(fields[19]))
-
-    @property
-    def alive(self) -> bool:
-        """Whether this very process still runs."""
-        return ProcessId.of(self.pid) == self
-
-    def pidfd(self) -> int | None:
-        """A descriptor of this very process, or None if it is gone. The caller closes it."""
-        try:
-            descriptor = os.pidfd_open(self.pid)
-        except OSError:
-            return None
-        if self.alive:
-            return descriptor
-        os.close(descriptor)
-        return None
-
-    def signal(self, number: signal.Signals) -> bool:
-        """Send a signal; False if the process is gone."""
-        descriptor = self.pidfd()
-        if descriptor is None:
-            return False
-        try:
-            signal.pidfd_send_signal(descriptor, number)
-        except ProcessLookupError:
-            return False
-        finally:
-            os.close(descriptor)
-        return True
 
 
 def restart_delay(failures: int) -> float:

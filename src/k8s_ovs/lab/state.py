@@ -13,7 +13,7 @@ from typing import Any
 from k8s_ovs.errors import LabError
 from k8s_ovs.lab import labfile
 from k8s_ovs.lab.cluster import Cluster, check_name
-from k8s_ovs.lab.processes import ProcessId
+from k8s_ovs.lab.processid import ProcessId
 
 LAB_FILE = "lab.json"
 STATE_FILE = "state.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from k8s_ovs.errors import LabError
 from k8s_ovs.lab.cluster import Cluster
-from k8s_ovs.lab.processes import ProcessId
+from k8s_ovs.lab.processid import ProcessId
 from k8s_ovs.lab.state import LabState, Phase
 from k8s_ovs.lab.wait import until
 

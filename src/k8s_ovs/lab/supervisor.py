@@ -21,7 +21,8 @@ from k8s_ovs.lab.cluster import API_PORT, ETCD_PORT, Cluster, Node
 from k8s_ovs.lab.commands import Command
 from k8s_ovs.lab.forward import Forwarder
 from k8s_ovs.lab.kubelet import Kubelet
-from k8s_ovs.lab.processes import ProcessId, Supervised, log_tail
+from k8s_ovs.lab.processes import Supervised, log_tail
+from k8s_ovs.lab.processid import ProcessId
 from k8s_ovs.lab.state import LAB_FILE, READY, LabState, Phase, ProcessState
 from k8s_ovs.lab.stopping import marker
 from k8s_ovs.lab.wait import http_ok, until

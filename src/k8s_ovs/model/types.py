@@ -116,12 +116,14 @@ class Tenant:
     """The tenant of a Namespace, as the controller has decided it and as switches obey it.
 
     etcd: PREFIX/NAME/tenants/NAMESPACE, written by the controller only. `vni` is the one that counts once no `change` is
-    under way: the old one before, the new one from the moment that a change is complete.
+    under way: the old one before, the new one from the moment that a change is complete. `uid` is the Namespace's in
+    Kubernetes, as another one of the same name may come; "" if it is not known.
     """
 
     name: str
     vni: Vni
     change: TenantChange | None = None
+    uid: str = ""
 
     @property
     def sends(self) -> Vni:

@@ -10,7 +10,7 @@ talks to a server or decides what a record should say. The layout and the JSON a
 
 Ours alone, below the same PREFIX:
 
-    PREFIX/NAME/tenants/NAMESPACE               {"Namespace","NetID"}, and "Change" while one is under way:
+    PREFIX/NAME/tenants/NAMESPACE               {"Namespace","NetID","UID"}, and "Change" while one is under way:
                                                 {"ID","Step","Old","New","Action","Other"}
     PREFIX/agents/NAME/HOSTIP   {"Host","HostIP","Applied"}, and "Used" {"Subnet","NetIDs"} while records are lost
 
@@ -37,9 +37,6 @@ from k8s_ovs.model.types import (
     Vni,
 )
 from k8s_ovs.sources.jsonrecord import dump, is_word, parse_object, unknown_keys, wrong
-
-DEFAULT_PREFIX = "/k8s.ovs.com/ovs/network"
-"""PREFIX of the seed."""
 
 ACTIONS = ("", "join", "isolate", "global")
 """What a net namespace may ask for; empty asks for nothing."""
@@ -283,13 +280,16 @@ def decode_tenant(key: str, value: bytes, *, in_key: str | None = None) -> Tenan
     vni = _net_id(key, data.get("NetID"))
     if vni is None:
         wrong(key, "NetID is missing", _TENANT_REMEDY)
+    if not isinstance(uid := data.get("UID", ""), str):
+        wrong(key, f"UID is {uid!r}", _TENANT_REMEDY)
     body = data.get("Change")
-    return Tenant(name, vni, None if body is None else _change(key, body))
+    return Tenant(name, vni, None if body is None else _change(key, body), uid)
 
 
 def encode_tenant(key: str, tenant: Tenant) -> bytes:
     """The JSON of a tenant. Raises RecordError likewise."""
-    body: dict[str, object] = {"Namespace": tenant.name, "NetID": tenant.vni}
+    uid = {"UID": tenant.uid} if tenant.uid else {}
+    body: dict[str, object] = {"Namespace": tenant.name, "NetID": tenant.vni, **uid}
     if tenant.change is not None:
         body["Change"] = {
             "ID": tenant.change.id,

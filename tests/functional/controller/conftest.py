@@ -8,14 +8,13 @@ import pytest
 
 from fakes.daemon import Launcher, launcher
 from fakes.private_etcd import PrivateEtcd, private_etcd
-from k8s_ovs.config import Mode, NetworkConfig
+from k8s_ovs.config import DEFAULT_PREFIX, Mode, NetworkConfig
 from k8s_ovs.lab.kubeapi.server import ApiServer
 from k8s_ovs.lab.kubeapi.settings import Settings
 from k8s_ovs.sources.etcd.settings import EtcdSettings
 from k8s_ovs.sources.etcd.store import EtcdStore
 from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.credentials import KubeSettings, load_credentials
-from k8s_ovs.sources.records import DEFAULT_PREFIX
 
 CONFIG = NetworkConfig(
     "k8ssdn", IPv4Network("172.20.0.0/16"), 7, IPv4Network("10.96.0.0/12"), Mode.MULTITENANT

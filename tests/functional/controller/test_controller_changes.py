@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from fakes.cluster import make_namespace, make_node
 from fakes.private_etcd import PrivateEtcd
+from k8s_ovs.config import DEFAULT_PREFIX
 from k8s_ovs.controller import changes
 from k8s_ovs.controller.app import ControllerServices, ControllerSettings, run_controller
 from k8s_ovs.model.events import TenantGone, TenantSet
@@ -24,7 +25,7 @@ from k8s_ovs.sources.etcd.store import EtcdStore
 from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.election import LeaseTiming
 from k8s_ovs.sources.kube.objects import EVENTS, NAMESPACES, NODES
-from k8s_ovs.sources.records import DEFAULT_PREFIX, Keys, error_of
+from k8s_ovs.sources.records import Keys, error_of
 
 KEYS = Keys(DEFAULT_PREFIX, "k8ssdn")
 NODE_IPS = {f"node{n}": IPv4Address(f"192.0.2.{n}") for n in (1, 2, 3)}

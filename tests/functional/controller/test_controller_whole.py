@@ -13,6 +13,7 @@ from fakes.cluster import make_namespace, make_node
 from fakes.daemon import Daemon, Launcher
 from fakes.private_etcd import PrivateEtcd
 from fakes.relay import relay
+from k8s_ovs.config import DEFAULT_PREFIX
 from k8s_ovs.controller.app import LEASE_NAME, ControllerServices, ControllerSettings, run_controller
 from k8s_ovs.errors import KubeNotFound
 from k8s_ovs.lab.kubeapi.server import ApiServer
@@ -23,7 +24,6 @@ from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.credentials import KubeSettings, load_credentials
 from k8s_ovs.sources.kube.election import LeaseTiming
 from k8s_ovs.sources.kube.objects import EVENTS, LEASES, NAMESPACES, NODES
-from k8s_ovs.sources.records import DEFAULT_PREFIX
 
 DEADLINE = 40.0
 IMPATIENT = LeaseTiming(lease_duration=2.0, renew_deadline=1.5, retry_period=0.2)

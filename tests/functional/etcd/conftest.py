@@ -8,8 +8,9 @@ import pytest
 from fakes.certificates import Certificates
 from fakes.private_etcd import PrivateEtcd, private_etcd
 from fakes.storeworld import CONFIG
+from k8s_ovs.config import DEFAULT_PREFIX
 from k8s_ovs.sources.etcd.settings import EtcdSettings
-from k8s_ovs.sources.records import DEFAULT_PREFIX, Keys
+from k8s_ovs.sources.records import Keys
 
 KEYS = Keys(DEFAULT_PREFIX, CONFIG.name)
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from fakes.private_etcd import PrivateEtcd
 from fakes.relay import relay
 from fakes.storeworld import CONFIG
+from k8s_ovs.config import DEFAULT_PREFIX
 from k8s_ovs.model.types import AgentReport
 from k8s_ovs.sources.etcd.settings import EtcdSettings
 from k8s_ovs.sources.etcd.store import EtcdStore
-from k8s_ovs.sources.records import DEFAULT_PREFIX, Keys, decode_report
+from k8s_ovs.sources.records import Keys, decode_report
 from k8s_ovs.sources.store import Presence
 
 KEYS = Keys(DEFAULT_PREFIX, CONFIG.name)

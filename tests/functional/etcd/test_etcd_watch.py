@@ -10,11 +10,12 @@ from fakes.private_etcd import PrivateEtcd, private_cluster, private_etcd
 from fakes.relay import relay
 from fakes.storeworld import CONFIG
 from fakes.watching import Watching, until, watching
+from k8s_ovs.config import DEFAULT_PREFIX
 from k8s_ovs.model.events import TenantGone, TenantSet
 from k8s_ovs.sources.etcd import rangewatch
 from k8s_ovs.sources.etcd.settings import EtcdSettings
 from k8s_ovs.sources.etcd.store import EtcdStore
-from k8s_ovs.sources.records import DEFAULT_PREFIX, Keys
+from k8s_ovs.sources.records import Keys
 
 KEYS = Keys(DEFAULT_PREFIX, CONFIG.name)
 

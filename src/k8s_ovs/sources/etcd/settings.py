@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from k8s_ovs.config import DEFAULT_PREFIX
 from k8s_ovs.errors import ConfigError, EtcdDenied
-from k8s_ovs.sources.records import DEFAULT_PREFIX
 
 DEFAULT_PORT = 2379
 
