@@ -11,6 +11,7 @@ For all layers; imports nothing. An error says what was tried, on what, what cam
     │   ├── EtcdError
     │   │   ├── EtcdUnavailable     no endpoint answers
     │   │   ├── EtcdDenied          TLS or password refused
+    │   │   ├── EtcdNoSpace         its quota is used up: it is read, but takes no writes
     │   │   └── EtcdCompacted       the revision asked for is gone; read anew
     │   └── KubeError
     │       ├── KubeUnavailable     no answer from the API server
@@ -79,6 +80,10 @@ class EtcdUnavailable(EtcdError):
 
 class EtcdDenied(EtcdError):
     """etcd refused the certificate, the user or the password; trying again does not help."""
+
+
+class EtcdNoSpace(EtcdError):
+    """etcd has used up its quota and takes no writes until an operator makes room; everything else works."""
 
 
 class EtcdCompacted(EtcdError):

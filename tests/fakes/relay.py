@@ -12,6 +12,8 @@ class Relay:
         self.target = target
         self.port = 0
         self.accepted = 0
+        self.delay = 0.0
+        """Seconds that every piece of data takes on its way."""
         self.connections: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._running = asyncio.Event()
@@ -61,6 +63,8 @@ class Relay:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
             await self._running.wait()
+            if self.delay:
+                await asyncio.sleep(self.delay)
             writer.write(data)
             await writer.drain()
         raise ConnectionResetError

@@ -169,13 +169,13 @@ belief = st.dictionaries(lost_name, vni)
 def test_whoever_hears_of_restored_stores_never_believes_two_strangers_to_be_one(
     first: dict[str, int], histories: list[tuple[dict[str, int], bool]]
 ) -> None:
-    """Of two with one VNI, either both are written now, or they shared it when one of them was lost."""
+    """Of two with one VNI, either both are written now, or they have shared one before."""
     ledger, _ = fresh()
     known: dict[str, Vni | None] = {}
     shared: set[frozenset[str]] = set()
     written: dict[str, int] = {}
     for names, restored in [(first, False), *histories]:
-        shared = {pair(a, b) for a in known for b in known if known[a] == known[b]}
+        shared |= {pair(a, b) for a in known for b in known if known[a] == known[b]}
         events = ledger.replace({KEYS.tenant(n): tenant(n, v) for n, v in names.items()}, restored=restored)
         follow(known, events)
         written = names

@@ -144,6 +144,29 @@ async def test_another_history_is_read_anew(change: Callable[[Server], None]) ->
     assert news == [Listing({key: value for key, (_, value) in server.state(len(server.history)).items()})]
 
 
+def bumped(server: Server) -> None:
+    """As `etcdctl snapshot restore --bump-revision --mark-compacted` leaves it: b is as it was before it changed."""
+    server.history[2:] = [("/elsewhere", None)] * 100
+    server.compacted = 103
+
+
+@pytest.mark.parametrize(
+    ("change", "restored"),
+    [(compacted, False), (shorter, True), (other_keys, True), (other_cluster, True), (bumped, True)],
+)
+async def test_a_listing_says_whether_it_is_another_history(
+    change: Callable[[Server], None], restored: bool
+) -> None:
+    server = Server(history=[("/p/net/a", b"1"), ("/p/net/b", b"1"), ("/p/net/b", b"2")])
+    following = watch()
+    (first,) = await told(following, server)
+    change(server)
+    (second,) = await told(following, server)
+    assert isinstance(first, Listing)
+    assert isinstance(second, Listing)
+    assert (first.restored, second.restored) == (False, restored)
+
+
 async def test_the_same_history_is_continued() -> None:
     server = Server(history=[("/p/net/a", b"1"), ("/p/net/b", b"1"), ("/p/net/b", None)])
     following = watch()

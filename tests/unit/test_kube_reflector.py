@@ -386,6 +386,17 @@ async def test_a_second_watch_begins_anew() -> None:
             assert await w.take(2) == ["a@3", "sync"]
 
 
+@pytest.mark.parametrize("code", [500, 503])
+async def test_minutes_of_errors_are_waited_out_with_pauses_that_have_a_cap(code: int) -> None:
+    async with watcher() as w:
+        broken = Reply(status(code, "InternalError"), status=code)
+        w.server.on("GET", PATH, *[broken] * 60, listing(10, obj("a", 3)))
+        assert await w.take(2) == ["a@3", "sync"]
+        assert len(w.clock.sleeps) == 60
+        assert max(w.clock.sleeps) <= 15.0
+        assert sum(w.clock.sleeps) > 180, "some minutes, on the fake clock"
+
+
 @pytest.mark.parametrize(("wish", "least"), [("45", 45.0), ("9999", OBEYED_SECONDS)])
 @pytest.mark.parametrize("code", [429, 503])
 async def test_a_server_that_wants_to_be_left_alone_is(wish: str, least: float, code: int) -> None:

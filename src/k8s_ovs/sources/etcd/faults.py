@@ -9,7 +9,7 @@ import ssl
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from k8s_ovs.errors import EtcdCompacted, EtcdDenied, EtcdError, EtcdUnavailable
+from k8s_ovs.errors import EtcdCompacted, EtcdDenied, EtcdError, EtcdNoSpace, EtcdUnavailable
 from k8s_ovs.sources.etcd.settings import Endpoint, EtcdSettings
 
 
@@ -78,8 +78,8 @@ def _status(where: str, status: Status, text: str) -> EtcdError:
         if phrase in text:
             return EtcdDenied(what, remedy=remedy)
     if "database space exceeded" in text:
-        return EtcdUnavailable(
-            what, remedy="compact and defragment etcd, raise its quota, then disarm the alarm"
+        return EtcdNoSpace(
+            what, remedy="compact and defragment etcd or raise its quota, then `etcdctl alarm disarm`"
         )
     if status is Status.PERMISSION_DENIED:
         return EtcdDenied(what, remedy="grant the user's role readwrite on the keys below --etcd-prefix")

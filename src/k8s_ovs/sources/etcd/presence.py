@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from math import inf
 
-from k8s_ovs.errors import ConfigError, EtcdError
+from k8s_ovs.errors import ConfigError, EtcdError, EtcdNoSpace
 from k8s_ovs.model.types import AgentReport
 from k8s_ovs.sources.etcd.client import EtcdClient
 from k8s_ovs.sources.etcd.connection import Connection
@@ -73,7 +73,10 @@ class EtcdPresence:
             except LostLease:
                 self._renew_at, pause = -inf, 0
             except (EtcdError, ConfigError) as err:
-                self._client.drop(connection)
+                if not isinstance(
+                    err, EtcdNoSpace
+                ):  # then the connection is as good as ever, and others use it
+                    self._client.drop(connection)
                 self._renew_at, pause = -inf, next(pauses)
                 self._say(f"the controller does not hear this agent: {err}")
             with suppress(TimeoutError):

@@ -118,10 +118,14 @@ class RangeWatch:
 
     async def _list(self, connection: Connection) -> Listing:
         answer = await connection.range(rpc.RangeRequest(key=self._key, range_end=self._end))
+        before, header = self._entries, answer.header
         self._entries = {_text(kv.key): _Entry(kv.mod_revision, kv.value) for kv in answer.kvs}
-        header = answer.header
         if self._revision and (header.cluster_id != self._cluster or header.revision < self._revision):
             self._restored = True
+        # What a restore with --bump-revision --mark-compacted shows as compaction: no key's revision ever falls.
+        self._restored |= any(
+            key in before and entry.revision < before[key].revision for key, entry in self._entries.items()
+        )
         self._cluster, self._revision = header.cluster_id, header.revision
         return Listing(
             {key: entry.value for key, entry in self._entries.items()},
