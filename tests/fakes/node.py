@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from fakes.dataplane import FakeFlowTable, FakeHostNetwork, FakeSwitch
 from fakes.dataplane_examples import SUBNET, attachment
-from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler
+from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler, Surroundings
 from k8s_ovs.agent.repairs import Repairs
 from k8s_ovs.config import EXAMPLE, NetworkConfig
 from k8s_ovs.flows.pipeline import DesiredFlows
@@ -89,9 +89,11 @@ class FakeNode:
             NAME,
             plant,
             self.options,
-            source_trouble=lambda: self.source_trouble,
-            report=self.reports.append,
-            on_repair=self.repairs.note,
+            Surroundings(
+                source_trouble=lambda: self.source_trouble,
+                report=self.reports.append,
+                on_repair=self.repairs.note,
+            ),
         )
         return self.reconciler
 

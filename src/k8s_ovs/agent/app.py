@@ -23,7 +23,7 @@ from k8s_ovs.agent.limits import LimitKeeper
 from k8s_ovs.agent.metrics import AgentMetrics, ReconcileCollector, StoreCollector
 from k8s_ovs.agent.parts import AgentParts, PodBatches
 from k8s_ovs.agent.pods import PodNetwork, PodParts
-from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler
+from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler, Surroundings
 from k8s_ovs.agent.repairs import Repairs
 from k8s_ovs.agent.services import ServiceFeed
 from k8s_ovs.agent.settings import AgentSettings
@@ -76,11 +76,13 @@ class Agent:
             ReconcileOptions(
                 spec, settings.node_ip, settings.mtu, settings.resync_period, external=settings.external
             ),
-            source_trouble=self._source_trouble,
-            host_trouble=self._firewall.trouble,
-            report=self._presence.tell,
-            on_repair=self._repairs.note,
-            lost_records=lambda: tuple(services.store.lost.values()),
+            Surroundings(
+                source_trouble=self._source_trouble,
+                host_trouble=self._firewall.trouble,
+                report=self._presence.tell,
+                on_repair=self._repairs.note,
+                lost_records=lambda: tuple(services.store.lost.values()),
+            ),
         )
         self._limits = LimitKeeper(parts.pod_api)
         self._pods = PodNetwork(

@@ -13,6 +13,7 @@ flows that it has, and traffic goes on. This module never talks to etcd or Kuber
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass
 
 from k8s_ovs.agent.drift import OnRepair
 from k8s_ovs.agent.forgetting import Forgetter
@@ -35,7 +36,7 @@ from k8s_ovs.model.events import AttachmentGone, AttachmentSet, Event, Source, S
 from k8s_ovs.model.types import AgentReport, Attachment, AttachmentKey, HostSubnet, Tenant
 from k8s_ovs.model.view import LocalHost, LocalPodKey, NodeView, ViewKey
 
-__all__ = ["Plant", "ReconcileOptions", "ReconcileStats", "Reconciler", "lease_events"]
+__all__ = ["Plant", "ReconcileOptions", "ReconcileStats", "Reconciler", "Surroundings", "lease_events"]
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,9 @@ TRY_AGAIN_LATER = 11
 """CNI specification 1.1, section "Error": well-known error code 11."""
 
 
-class Reconciler:
-    """Owns bridge and view of one node. `run` is its task; every other method is called from other tasks.
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the reconciler asks and tells.
 
     `source_trouble` says why nothing is heard of the cluster's records at the moment, or "": whoever waits for them is
     told that. `host_trouble` says what else of this host keeps it from serving pods, or "". `report` is told what this
@@ -52,33 +54,38 @@ class Reconciler:
     `lost_records`, which the store has no more; `on_repair` of what somebody else had changed.
     """
 
+    source_trouble: Callable[[], str] = lambda: ""
+    host_trouble: Callable[[], str] = lambda: ""
+    report: Callable[[AgentReport], None] = lambda report: None
+    on_repair: OnRepair = lambda findings: None
+    lost_records: Callable[[], Iterable[HostSubnet | Tenant]] = tuple
+
+
+class Reconciler:
+    """Owns bridge and view of one node. `run` is its task; every other method is called from other tasks."""
+
     def __init__(
         self,
         hostname: str,
         plant: Plant,
         options: ReconcileOptions,
-        *,
-        source_trouble: Callable[[], str] = lambda: "",
-        host_trouble: Callable[[], str] = lambda: "",
-        report: Callable[[AgentReport], None] = lambda report: None,
-        on_repair: OnRepair = lambda findings: None,
-        lost_records: Callable[[], Iterable[HostSubnet | Tenant]] = tuple,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.view = NodeView(hostname, options.node_ip)
+        self._surroundings = surroundings = surroundings or Surroundings()
         self._inbox = Inbox()
         self._hostname = hostname
         self._external = options.external
         self._empty = False
         self._switch = plant.switch
-        self.reporter = TenantReporter(plant.flows.settle, report)
+        self.reporter = TenantReporter(plant.flows.settle, surroundings.report)
         self._forgetter = Forgetter(plant.flows.forget)
-        self._writer = BridgeWriter(plant, options, self.reporter.doubt, self._forgetter.note, on_repair)
+        self._writer = BridgeWriter(
+            plant, options, self.reporter.doubt, self._forgetter.note, surroundings.on_repair
+        )
         self._gateway = GatewayWatch(plant.host, options.bridge.gateway, self._inbox.nudge)
         self.stats = self._writer.stats
         self._schedule = SyncSchedule(options.resync_period, RETRY_FIRST, RETRY_MOST)
-        self._source_trouble = source_trouble
-        self._host_trouble = host_trouble
-        self._lost_records = lost_records
         self._tenants_changed = asyncio.Condition()
         self._withdrawn: set[AttachmentKey] = set()
         self.lost = LostPorts(self.view.state.attachments.values)
@@ -171,7 +178,7 @@ class Reconciler:
 
     def trouble(self) -> str:
         """Why this node cannot serve pods yet, or "" when it can."""
-        return self.bridge_trouble() or self._host_trouble()
+        return self.bridge_trouble() or self._surroundings.host_trouble()
 
     def bridge_trouble(self) -> str:
         """Why the bridge is not as it should be, or ""."""
@@ -277,7 +284,7 @@ class Reconciler:
             log.error("synchronising the bridge failed: %s", err)
         if self._writer.certain and self.view.local is not None:
             self._inbox.confirm()
-            used = still_used(self._lost_records(), self.view)
+            used = still_used(self._surroundings.lost_records(), self.view)
             report = AgentReport(self._hostname, self.view.local.host_ip, self.view.steps, used)
             self.reporter.confirm(report, self._writer.revision)
         elif failure is not None:
@@ -329,7 +336,7 @@ class Reconciler:
         return ""
 
     def _why_no_news(self) -> str:
-        trouble = self._source_trouble()
+        trouble = self._surroundings.source_trouble()
         return f" ({trouble})" if trouble else ""
 
 
