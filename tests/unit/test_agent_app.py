@@ -265,6 +265,25 @@ async def test_a_deleted_pod_whose_sandbox_is_gone_is_collected(world: World) ->
         assert world.metric("k8s_ovs_leases_collected_total") == 1
 
 
+async def test_a_sandbox_that_outlives_its_pod_in_the_api_is_collected_soon(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod deleted by force whose DEL gets lost: the API tells first, and the sandbox goes a moment later."""
+    monkeypatch.setattr(app, "LOOK_AGAIN", 0.02)
+    world.fill()
+    await world.attach(1)
+    async with running(world):
+        await world.serving()
+        world.pod_events.put_nowait([Upserted(Pod(metadata=ObjectMeta(name="pod-1"))), InSync()])
+        world.pod_events.put_nowait([Deleted("web", "pod-1")])
+        looks = world.links.calls.count("leftovers")
+        await until(lambda: world.links.calls.count("leftovers") > looks + 1, "two looks at what there is")
+        assert world.switch.rows
+        world.links.lose_namespace("/run/netns/1")
+        await until(lambda: not world.switch.rows, "collection")
+        await until(lambda: world.metric("k8s_ovs_leases_collected_total") == 1, "the count")
+
+
 async def test_a_sandbox_that_vanishes_without_a_word_is_collected_once_a_period(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

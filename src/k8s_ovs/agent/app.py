@@ -35,7 +35,7 @@ from k8s_ovs.model.events import ConfigSet, Source, Synced
 from k8s_ovs.runtime.backoff import Backoff
 from k8s_ovs.runtime.http import HealthChecks
 from k8s_ovs.sources.kube.client import KubeClient
-from k8s_ovs.sources.kube.reflector import Deleted
+from k8s_ovs.sources.kube.reflector import Deleted, Upserted
 from k8s_ovs.sources.store import Store
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,7 @@ class Agent:
         self._conflist_trouble = "the conflist has not been written yet"
         self._collect_due = True
         self._collected = 0.0
+        self._deleted: set[tuple[str, str]] = set()
         self._attention = asyncio.Event()
         self._metrics = AgentMetrics(services.registry)
         self._observe()
@@ -214,9 +215,14 @@ class Agent:
         async with aclosing(watch) as batches:
             async for batch in batches:
                 self._limits.take(batch)
-                if any(isinstance(event, Deleted) for event in batch):
-                    self._collect_due = True
-                    self._attention.set()
+                for event in batch:
+                    match event:
+                        case Upserted(pod):
+                            self._deleted.discard(pod.key)
+                        case Deleted(namespace, name):
+                            self._deleted.add((namespace, name))
+                            self._collect_due = True
+                            self._attention.set()
 
     async def _announce(self) -> None:
         """Keep the conflist written and gone sandboxes collected, whenever the node can serve; say so once."""
@@ -243,6 +249,7 @@ class Agent:
         """Remove what sandboxes that are gone left behind, if any may be, or once a period; again later if it fails.
 
         A pod's end is told by DEL, or by the API. But both may be missed: the runtime died, the pod was forced out long ago.
+        And the API may tell of it before the sandbox is gone: as long as a deleted pod has a lease, it is looked at again.
         """
         now = asyncio.get_running_loop().time()
         if not self._collect_due and now < self._collected + self._settings.resync_period:
@@ -250,6 +257,8 @@ class Agent:
         self._collect_due, self._collected = False, now
         try:
             self._metrics.collected.inc(await self._pods.recover())
+            self._deleted &= {(lease.namespace, lease.pod) for lease in self._parts.switch.attachments()}
+            self._collect_due |= bool(self._deleted)
         except K8sOvsError as err:
             self._collect_due = True
             log.warning("collecting what gone sandboxes left behind: %s", err)
