@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from k8s_ovs.config import DEFAULT_PREFIX
 from k8s_ovs.errors import RecordError
 from k8s_ovs.model.types import (
     MAX_VNI,
@@ -19,7 +20,6 @@ from k8s_ovs.model.types import (
 )
 from k8s_ovs.sources.jsonrecord import MAX_RECORD
 from k8s_ovs.sources.records import (
-    DEFAULT_PREFIX,
     ForbiddenNetId,
     Keys,
     config_key,
