@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 # The tests start Python thousands of times; without its cache of compiled modules each start costs a quarter more.
 unexport PYTHONDONTWRITEBYTECODE
 SHIM := build/k8s-ovs-cni
+MINUTES ?= 20
 SOURCES := src tests
 
 # Sockets need short paths, so the tests' files are in the system's temporary directory; nothing of them stays.
@@ -28,9 +29,10 @@ demo: packages .stamps/venv kubectl $(SHIM) ## Every feature on three nodes, wit
 test: packages .stamps/venv kubectl $(SHIM) ## All tests; needs root
 	@$(call pytest,)
 
-soak: packages .stamps/venv kubectl $(SHIM) ## What takes longer: many random changes and kills; needs root
-	@export K8S_OVS_TEST_CHANGES=50 K8S_OVS_TEST_KILLS=50; \
-	    $(call pytest,tests/e2e/test_e2e_matrix_changes.py tests/e2e/test_e2e_attach.py)
+soak: packages .stamps/venv kubectl $(SHIM) ## Random changes and kills for MINUTES=20, and what else takes longer; needs root
+	@export K8S_OVS_SOAK_MINUTES=$(MINUTES); $(call pytest,-n 0 -s tests/e2e/test_e2e_soak.py)
+	@export K8S_OVS_TEST_CHANGES=50 K8S_OVS_TEST_KILLS=50 K8S_OVS_TEST_POINTS=0; \
+	    $(call pytest,tests/e2e/test_e2e_matrix_changes.py tests/e2e/test_e2e_attach.py tests/e2e/test_e2e_crash_points.py)
 
 bench: packages .stamps/venv kubectl $(SHIM) ## The figures of the pages in docs/, as Markdown; needs root, takes minutes
 	@$(BIN)/python bench/tenants.py
@@ -38,6 +40,7 @@ bench: packages .stamps/venv kubectl $(SHIM) ## The figures of the pages in docs
 	@$(BIN)/python bench/services.py
 	@$(BIN)/python bench/survival.py
 	@$(BIN)/python bench/switch.py
+	@$(BIN)/python bench/leaks.py
 
 check: .stamps/venv ## Lint, types, layers and the fast tests: no root, no Open vSwitch, no network
 	@$(BIN)/ruff format --check $(SOURCES)

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from fakes.labs import running_lab
-from fakes.switch_outage import KINDS, PROBES, outages
+from fakes.switch_outage import KINDS, MILESTONES, PROBES, outages
 
 
 def main() -> None:
@@ -29,6 +29,7 @@ def main() -> None:
                 running.kill(kind)
                 running.kill_with_script(kind)
         logs = running.flow.finish()
+        stages = {kind: running.stages(logs, kind) for kind in KINDS if "vswitchd" in KINDS[kind]}
     print(
         "| killed | traffic | with the agent, median ms | longest | by hand, median ms | longest | ratio of the medians |"
     )
@@ -43,6 +44,13 @@ def main() -> None:
                 *(f"{value * 1000:.0f}" for value in (medians[0], max(ours), medians[1], max(floor))),
             ]
             print(f"| {' | '.join(cells)} | {medians[0] / medians[1]:.2f} |")
+    print()
+    print("Where the time goes with the agent, median ms since the kill:\n")
+    print("| killed | " + " | ".join([*MILESTONES, "the first packet has passed"]) + " |")
+    print("| --- |" + " --- |" * (len(MILESTONES) + 1))
+    for kind, each in stages.items():
+        columns = zip(*each, strict=True)
+        print(f"| {kind} | " + " | ".join(f"{statistics.median(c) * 1000:.0f}" for c in columns) + " |")
 
 
 if __name__ == "__main__":

@@ -96,6 +96,8 @@ class KubeError(SourceError):
         super().__init__(message, remedy=remedy)
         self.status = status
         self.reason = reason
+        self.retry_after: float | None = None
+        """Seconds that the server wants to be left alone, if it has said so."""
 
 
 class KubeUnavailable(KubeError):

@@ -21,8 +21,8 @@ def make_node(name: str, *addresses: str) -> Node:
     return Node(metadata=ObjectMeta(name=name), status=NodeStatus(addresses=entries))
 
 
-def make_namespace(name: str) -> Namespace:
-    return Namespace(metadata=ObjectMeta(name=name))
+def make_namespace(name: str, uid: str = "") -> Namespace:
+    return Namespace(metadata=ObjectMeta(name=name, uid=uid))
 
 
 class FakeCluster:

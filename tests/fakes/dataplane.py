@@ -11,7 +11,7 @@ has no effect. `hold("commit")` makes calls wait until the event that it returns
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Set
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -28,6 +28,7 @@ from k8s_ovs.dataplane.bridge import (
     GatewaySpec,
     PodLink,
 )
+from k8s_ovs.dataplane.findings import Finding, Kind, found
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
 from k8s_ovs.errors import LinkError, OvsdbError
 from k8s_ovs.model.types import Attachment, AttachmentKey, OfPort, PodLimits
@@ -55,6 +56,11 @@ class FakeSwitch(Faulty):
     ) -> None:
         super().__init__()
         self.spec: BridgeSpec | None = None
+        self.restarts = 0
+        self.host: FakeHostNetwork | None = None
+        """Where the gateway's device is made; None: nobody looks."""
+        self.faults: list[str] = []
+        """What somebody has changed of the bridge's fixed ports, to be found by the next `ensure_bridge`."""
         self.rows: dict[AttachmentKey, Attachment] = {}
         self.lost_queues: set[AttachmentKey] = set()
         """Ports whose queue somebody has taken away."""
@@ -79,10 +85,24 @@ class FakeSwitch(Faulty):
     async def connected(self) -> None:
         await self._enter("connected")
 
-    async def ensure_bridge(self, spec: BridgeSpec) -> None:
+    async def ensure_bridge(self, spec: BridgeSpec) -> tuple[Finding, ...]:
         await self._enter("ensure_bridge")
+        missing = [] if self.spec is not None else [f"bridge {spec.name}: was missing"]
+        faults, self.faults = self.faults, []
+        lost, self.lost_queues = self.lost_queues & self.rows.keys(), set()
         self.spec = spec
         self._datapath = spec.datapath or self._offered
+        return (
+            *found(Kind.BRIDGE, missing),
+            *found(Kind.PORT, faults),
+            *found(Kind.QOS, [f"queue of {self.rows[key].host_ifname}: no limit" for key in lost]),
+        )
+
+    async def remake_gateway(self, spec: BridgeSpec) -> None:
+        await self._enter("remake_gateway")
+        self.spec = spec
+        if self.host is not None:
+            self.host.interfaces.add(spec.gateway)
 
     async def remove_bridge(self, name: str) -> None:
         await self._enter("remove_bridge")
@@ -149,6 +169,19 @@ class FakeSwitch(Faulty):
         for key, row in self.rows.items():
             self.rows[key] = replace(row, ofport=OfPort(self._next_ofport))
             self._next_ofport += 1
+        self.restarts += 2
+        self.disturb()
+
+    def lose_bridge(self) -> None:
+        """Somebody deletes the bridge, and all its ports with it. (Clear the flow table yourself.)"""
+        self.spec = None
+        self.rows.clear()
+        self.restarts += 1
+        self.disturb()
+
+    def lose_row(self, key: AttachmentKey) -> None:
+        """Somebody deletes a pod's port, and the lease with it."""
+        del self.rows[key]
         self.disturb()
 
     def _has_device(self, name: str) -> bool:
@@ -167,6 +200,9 @@ class FakePodLinks(Faulty):
         self.namespaces = set(namespaces)
         self.foreign: set[tuple[str, str]] = set()
         self.pairs: dict[str, PodLink] = {}
+        self.notes: dict[str, IPv4Address] = {}
+        self.down: set[str] = set()
+        """Host ends that somebody has set down."""
 
     async def create(self, link: PodLink) -> None:
         await self._enter("create")
@@ -198,6 +234,22 @@ class FakePodLinks(Faulty):
     async def delete(self, host_ifname: str) -> None:
         await self._enter("delete")
         self.pairs.pop(host_ifname, None)
+        self.notes.pop(host_ifname, None)
+
+    async def vouch(self, host_ifname: str, address: IPv4Address | None) -> None:
+        await self._enter("vouch")
+        self.notes.pop(host_ifname, None)
+        if host_ifname in self.pairs and address is not None:
+            self.notes[host_ifname] = address
+
+    async def vouched(self) -> dict[str, IPv4Address]:
+        await self._enter("vouched")
+        return {name: address for name, address in self.notes.items() if name in self.pairs}
+
+    async def keep_up(self) -> tuple[Finding, ...]:
+        await self._enter("keep_up")
+        down, self.down = self.down & self.notes.keys(), set()
+        return found(Kind.LINK, [f"{name}: was down" for name in sorted(down)])
 
     async def leftovers(self) -> list[str]:
         await self._enter("leftovers")
@@ -223,20 +275,52 @@ class FakeHostNetwork(Faulty):
         self.mtus = mtus or {}
         self.interfaces = set(interfaces)
         self.gateway: GatewaySpec | None = None
+        self.forgotten: set[IPv4Address] = set()
+        self._listeners: list[asyncio.Event] = []
 
-    async def ensure_gateway(self, spec: GatewaySpec) -> bool:
+    async def ensure_gateway(self, spec: GatewaySpec) -> tuple[Finding, ...]:
         await self._enter("ensure_gateway")
         if spec.ifname not in self.interfaces:
             raise LinkError(f"gateway interface {spec.ifname}: does not exist", errno=errno.ENODEV)
-        changed = self.gateway != spec
-        self.gateway = spec
-        return changed
+        before, self.gateway = self.gateway, spec
+        if before == spec:
+            return ()
+        self._tell()
+        address = f"{spec.address} of {spec.ifname}: was missing"
+        return found(Kind.ADDRESS if before is None or before.mtu == spec.mtu else Kind.LINK, [address])
+
+    def changes(self, ifname: str) -> AsyncGenerator[None, None]:
+        del ifname
+        changed = asyncio.Event()
+        self._listeners.append(changed)
+
+        async def iterate() -> AsyncGenerator[None, None]:
+            while True:
+                await changed.wait()
+                changed.clear()
+                yield
+
+        return iterate()
+
+    def lose_address(self) -> None:
+        """Somebody takes the gateway's address away, and the kernel tells."""
+        self.gateway = None
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener.set()
 
     async def underlay_mtu(self, host_ip: IPv4Address) -> int:
         await self._enter("underlay_mtu")
         if host_ip not in self.mtus:
             raise LinkError(f"address {host_ip}: no interface of this host has it", errno=errno.EADDRNOTAVAIL)
         return self.mtus[host_ip]
+
+    async def forget_addresses(self, addresses: Set[IPv4Address]) -> int:
+        await self._enter("forget_addresses")
+        self.forgotten |= addresses
+        return 0
 
 
 class FakeFirewall(Faulty):
@@ -246,11 +330,14 @@ class FakeFirewall(Faulty):
         super().__init__()
         self.rules: FirewallSpec | None = None
 
-    async def ensure(self, spec: FirewallSpec) -> bool:
+    async def ensure(self, spec: FirewallSpec) -> tuple[Finding, ...]:
         await self._enter("ensure")
-        changed = self.rules != spec
-        self.rules = spec
-        return changed
+        before, self.rules = self.rules, spec
+        return (
+            ()
+            if before == spec
+            else found(Kind.FIREWALL, ["chain K8S-OVS-FORWARD of table filter: was empty"])
+        )
 
     async def remove(self) -> None:
         await self._enter("remove")

@@ -5,12 +5,13 @@ real one it deletes the flows of a group or meter that is deleted. tests/contrac
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
 from fakes.faulty import Faulty
 from k8s_ovs.dataplane.bridge import FlowStats, SyncResult
+from k8s_ovs.dataplane.findings import Finding, Kind, found
 from k8s_ovs.dataplane.openflow_compare import LEARNED, CookieMask
 from k8s_ovs.errors import OpenFlowError
 from k8s_ovs.flows.diff import Item, Mod, Op
@@ -110,6 +111,7 @@ class FakeFlowTable(Faulty):
         """The commits that were taken: "add" or "delete" and the item as text for ovs-ofctl."""
         self.replaced: list[SyncResult] = []
         self.forgotten: list[tuple[IPv4Address, int, int]] = []
+        self.forgotten_addresses: set[IPv4Address] = set()
         self.settled = 0
         """How many commits had been taken when `settle` last returned."""
         self._kept = kept
@@ -149,6 +151,10 @@ class FakeFlowTable(Faulty):
         await self._enter("forget")
         self.forgotten += endpoints
 
+    async def forget_addresses(self, addresses: Set[IPv4Address]) -> None:
+        await self._enter("forget_addresses")
+        self.forgotten_addresses |= addresses
+
     def load(self, items: Iterable[Item]) -> SyncResult:
         """Hold exactly `items` (and the learned flows) from now on, without anybody's call."""
         wanted = Content()
@@ -168,7 +174,9 @@ class FakeFlowTable(Faulty):
         deleted = len(stale_flows) + len(held.groups.keys() - wanted.groups.keys())
         deleted += len(held.meters.keys() - wanted.meters.keys())
         self._held = replace(wanted, flows={**learned, **wanted.flows, **same})
-        return SyncResult(added, deleted)
+        return SyncResult(
+            added, deleted, _findings(held, wanted, stale_flows, wanted.flows.keys() - same.keys())
+        )
 
     async def dump(self, cookie: int = 0, mask: int = 0) -> list[FlowStats]:
         await self._enter("dump")
@@ -190,6 +198,21 @@ class FakeFlowTable(Faulty):
         """Each flow has seen this many packets more."""
         flows = self._held.flows
         self._held.flows = {key: replace(flow, packets=flow.packets + packets) for key, flow in flows.items()}
+
+
+def _findings(
+    held: Content, wanted: Content, stale: Iterable[tuple[int, str]], new: Iterable[tuple[int, str]]
+) -> tuple[Finding, ...]:
+    """What differed, by kind."""
+
+    def differing(have: dict[int, str], want: dict[int, str]) -> set[int]:
+        return {number for number, _ in have.items() ^ want.items()}
+
+    return (
+        *found(Kind.METER, [f"meter {each}" for each in differing(held.meters, wanted.meters)]),
+        *found(Kind.GROUP, [f"group {each}" for each in differing(held.groups, wanted.groups)]),
+        *found(Kind.FLOW, [f"table {table}, {match}" for table, match in sorted({*stale, *new})]),
+    )
 
 
 def read_flow(line: str) -> FlowStats:

@@ -16,7 +16,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 from fakes.dataplane import FakeFlowTable, FakeHostNetwork, FakeSwitch
 from fakes.dataplane_examples import SUBNET, attachment
-from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler
+from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler, Surroundings
+from k8s_ovs.agent.repairs import Repairs
 from k8s_ovs.config import EXAMPLE, NetworkConfig
 from k8s_ovs.flows.pipeline import DesiredFlows
 from k8s_ovs.model.events import (
@@ -75,15 +76,24 @@ class FakeNode:
         self.switch = FakeSwitch()
         self.flows = FakeFlowTable()
         self.host = FakeHostNetwork({HOST_IP: 1500, OTHER_IP: 1500})
+        self.switch.host = self.host
         self.source_trouble = ""
         self.reports: list[AgentReport] = []
+        self.repairs = Repairs()
         self.reconciler = self.agent()
 
     def agent(self) -> Reconciler:
         """A newly started reconciler on what there is."""
         plant = Plant(self.switch, self.flows, self.host)
         self.reconciler = Reconciler(
-            NAME, plant, self.options, source_trouble=lambda: self.source_trouble, report=self.reports.append
+            NAME,
+            plant,
+            self.options,
+            Surroundings(
+                source_trouble=lambda: self.source_trouble,
+                report=self.reports.append,
+                on_repair=self.repairs.note,
+            ),
         )
         return self.reconciler
 

@@ -57,6 +57,7 @@ class Planner:
     stuck: set[str] = field(default_factory=set)
     config: NetworkConfig = CONFIG
     memory: TenantMemory = field(default_factory=new_memory)
+    uids: dict[str, str] = field(default_factory=dict)
     now: float = 1000.0
     revision: int = 7
 
@@ -115,7 +116,8 @@ class Planner:
         )
 
     def plan(self, limit: int = 100) -> TenantPlan:
-        return plan_tenants(self.snapshot(), self.living, self.config, self.memory, self.now, limit=limit)
+        living = {name: self.uids.get(name, "") for name in self.living}
+        return plan_tenants(self.snapshot(), living, self.config, self.memory, self.now, limit=limit)
 
     def step(self, limit: int = 100) -> TenantPlan:
         """Plan and carry out."""

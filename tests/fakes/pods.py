@@ -7,9 +7,9 @@ call has an effect, and no `except` of the agent gets a word in.
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 from k8s_ovs.agent.pods import NodeNetwork, PodNetwork, PodParts
 from k8s_ovs.cni.protocol import (
@@ -23,6 +23,7 @@ from k8s_ovs.cni.protocol import (
     ValidAttachment,
 )
 from k8s_ovs.dataplane.bridge import BridgeSpec, Datapath, PodLink
+from k8s_ovs.dataplane.findings import Finding
 from k8s_ovs.errors import CniError, LinkError, OvsdbError
 from k8s_ovs.model.types import (
     UNLIMITED,
@@ -56,9 +57,17 @@ class PodWorld:
     netns: set[str] = field(default_factory=set)
     lost_queues: set[AttachmentKey] = field(default_factory=set)
     links: dict[str, PodLink] = field(default_factory=dict)
+    notes: dict[str, IPv4Address] = field(default_factory=dict)
     rows: dict[AttachmentKey, Attachment] = field(default_factory=dict)
     flows: dict[AttachmentKey, Attachment] = field(default_factory=dict)
     tenants: set[str] = field(default_factory=lambda: {"web", "db"})
+    unmounted: set[str] = field(default_factory=set)
+    """Network namespaces whose file is gone, but which live: a process is in them."""
+    pods: set[str] = field(default_factory=set)
+    """Names of the pods that the API has."""
+    traces: dict[IPv4Address, AttachmentKey] = field(default_factory=dict)
+    """Whose connections conntrack knows of an address."""
+    carried_over: list[str] = field(default_factory=list)
     hook: Hook = _pass
     moments: list[str] = field(default_factory=list)
     limits: PodLimits | CniError = UNLIMITED
@@ -66,6 +75,7 @@ class PodWorld:
     attached: list[tuple[str, str]] = field(default_factory=list)
     dead: bool = False
     trouble: str = ""
+    complaints: list[str] = field(default_factory=list)
     next_ofport: int = 10
 
     async def moment(self, name: str) -> None:
@@ -93,12 +103,21 @@ class PodWorld:
                 FakeLimits(self),
                 self.netns.__contains__,
                 tenant_wait=tenant_wait,
+                forget=self.forget,
+                pod_lives=lambda lease: lease.pod in self.pods,
+                complain=self.complaints.append,
             )
         )
+
+    async def forget(self, addresses: Set[IPv4Address]) -> None:
+        """Nothing is known of these any more."""
+        await asyncio.sleep(0)
+        self.traces = {each: key for each, key in self.traces.items() if each not in addresses}
 
     def remove_netns(self, path: str) -> None:
         """As the kernel does: with the namespace go the veths that have an end in it."""
         self.netns.discard(path)
+        self.unmounted.discard(path)
         self.links = {name: link for name, link in self.links.items() if link.netns != path}
 
     def faults(self) -> list[str]:
@@ -110,7 +129,9 @@ class PodWorld:
         found += [
             f"{a} is not for pods" for a in addresses if a not in self.subnet or a == gateway_of(self.subnet)
         ]
-        names = {row.host_ifname for row in self.rows.values() if row.netns in self.netns}
+        alive = self.netns | self.unmounted
+        names = {row.host_ifname for row in self.rows.values() if row.netns in alive}
+        found += self.carried_over
         if set(self.links) != names:
             found.append(f"links {set(self.links) ^ names} and rows differ")
         if self.flows.keys() != self.rows.keys():
@@ -140,8 +161,15 @@ class FakeSwitch:
     def datapath(self) -> Datapath:
         return "system"
 
-    async def ensure_bridge(self, spec: BridgeSpec) -> None:
+    @property
+    def restarts(self) -> int:
+        return 0
+
+    async def ensure_bridge(self, spec: BridgeSpec) -> tuple[Finding, ...]:
         raise AssertionError("pods do not make bridges")
+
+    async def remake_gateway(self, spec: BridgeSpec) -> None:
+        raise AssertionError("pods do not make gateways")
 
     async def remove_bridge(self, name: str) -> None:
         raise AssertionError("pods do not remove bridges")
@@ -153,6 +181,11 @@ class FakeSwitch:
         taken = [row for row in self._world.rows.values() if row.address == attachment.address]
         if any(row.key != attachment.key for row in taken):
             raise AssertionError(f"{attachment.address} is given twice")
+        address, key = attachment.address, attachment.key
+        if self._world.traces.setdefault(address, key) != key:
+            self._world.carried_over.append(
+                f"{key} gets {address} with what {self._world.traces[address]} left"
+            )
         old = self._world.rows.get(attachment.key)
         if old is None or old.ofport is None:
             self._world.next_ofport += 1
@@ -220,7 +253,23 @@ class FakeLinks:
     async def delete(self, host_ifname: str) -> None:
         await self._world.moment("delete_link")
         self._world.links.pop(host_ifname, None)
+        self._world.notes.pop(host_ifname, None)
         await self._world.moment("deleted_link")
+
+    async def vouch(self, host_ifname: str, address: IPv4Address | None) -> None:
+        no = "un" if address is None else ""
+        await self._world.moment(f"{no}vouch")
+        self._world.notes.pop(host_ifname, None)
+        if host_ifname in self._world.links and address is not None:
+            self._world.notes[host_ifname] = address
+        await self._world.moment(f"{no}noted")
+
+    async def vouched(self) -> dict[str, IPv4Address]:
+        await asyncio.sleep(0)
+        return {name: address for name, address in self._world.notes.items() if name in self._world.links}
+
+    async def keep_up(self) -> tuple[Finding, ...]:
+        return ()
 
     async def leftovers(self) -> list[str]:
         await self._world.moment("leftovers")

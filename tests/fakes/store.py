@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from k8s_ovs.config import DEFAULT_PREFIX, NetworkConfig
 from k8s_ovs.errors import ConfigError, RecordError, SourceError
 from k8s_ovs.model.events import Event, Source, Synced
-from k8s_ovs.model.types import AgentReport
+from k8s_ovs.model.types import AgentReport, HostSubnet, Tenant
 from k8s_ovs.sources.etcd.ledger import Decoder, Ledger
 from k8s_ovs.sources.records import Keys, Record, config_key, config_keys, encode_report
 from k8s_ovs.sources.store import Change, Snapshot
@@ -34,6 +34,8 @@ class FakeStore:
         self._data: dict[str, tuple[bytes, int]] = {}
         self._log: list[tuple[int, dict[str, bytes | None]]] = []
         self._problems: dict[str, RecordError] = {}
+        self.lost: dict[str, HostSubnet | Tenant] = {}
+        """What a watch would have told and a restored store has no more."""
         self._decoder: Decoder | None = None
         self.reporting: dict[str, list[FakePresence]] = {}
         """Who would report under each key; the one that began last does."""

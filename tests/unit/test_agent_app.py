@@ -265,6 +265,38 @@ async def test_a_deleted_pod_whose_sandbox_is_gone_is_collected(world: World) ->
         assert world.metric("k8s_ovs_leases_collected_total") == 1
 
 
+async def test_a_sandbox_that_vanishes_without_a_word_is_collected_once_a_period(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither DEL nor the API tells of it."""
+    monkeypatch.setattr(app, "LOOK_AGAIN", 0.02)
+    world.settings = replace(world.settings, resync_period=0.1)
+    world.fill()
+    await world.attach(1)
+    async with running(world):
+        await world.serving()
+        world.links.lose_namespace("/run/netns/1")
+        await until(lambda: not world.switch.rows, "collection")
+        assert world.metric("k8s_ovs_leases_collected_total") == 1
+
+
+async def test_an_address_is_cleaned_when_its_pod_is_gone(world: World) -> None:
+    """At start all that are free are; later the one that is freed."""
+    world.fill()
+    await world.attach(1)
+    address = attachment(1).address
+    async with running(world):
+        await world.serving()
+        await until(lambda: len(world.flows.forgotten_addresses) == 1020, "the free ones")
+        assert address not in world.flows.forgotten_addresses
+        status, answer = await world.call("DEL", netns="/run/netns/1")
+        assert status == 0, answer
+        world.links.lose_namespace("/run/netns/1")
+        world.pod_events.put_nowait([Deleted("web", "pod-1")])
+        await until(lambda: address in world.flows.forgotten_addresses, "its own")
+        await until(lambda: address in world.host.forgotten, "the kernel's")
+
+
 async def test_a_collection_that_fails_or_comes_in_bad_times_is_repeated(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ async def test_a_step_is_in_the_store_once_the_switch_has_settled(world: World) 
     await world.attach(1)
     async with running(world):
         await world.serving()
+        world.flows.calls.clear()
         gate = world.flows.hold("settle")
         world.store.put(DB)
         await until(lambda: "settle" in world.flows.calls, "settle")

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from ipaddress import IPv4Address
 
 import pytest
 
@@ -23,7 +24,7 @@ from k8s_ovs.errors import (
     OvsdbError,
     RecordError,
 )
-from k8s_ovs.model.types import UNLIMITED, AttachmentKey, PodLimits, SandboxId
+from k8s_ovs.model.types import UNLIMITED, Attachment, AttachmentKey, PodLimits, SandboxId
 from k8s_ovs.sources.kube.objects import ObjectMeta, Pod
 from k8s_ovs.sources.kube.reflector import Deleted, InSync, Upserted
 
@@ -360,6 +361,18 @@ async def test_add_again_brings_other_limits_without_making_anything_anew() -> N
     assert world.rows[KEY].limits == PodLimits(10**8)
     assert world.faults() == []
     assert world.moments.count("create_link") == 1
+
+
+def test_a_pod_lives_if_the_api_has_it_or_has_not_told_yet() -> None:
+    lease = Attachment(KEY, IPv4Address("172.11.4.2"), "web", "a", "uid-a", "/netns/a", "kovs0")
+    assert not LimitKeeper(None).pod_lives(lease)
+    keeper = LimitKeeper(Api())
+    assert keeper.pod_lives(lease)
+    keeper.take([Upserted(pod_with()), InSync()])
+    assert keeper.pod_lives(lease)
+    assert not keeper.pod_lives(replace(lease, uid="another of the same name"))
+    keeper.take([Deleted("web", "a")])
+    assert not keeper.pod_lives(lease)
 
 
 async def test_check_sees_a_lost_queue_and_a_lost_shaper() -> None:

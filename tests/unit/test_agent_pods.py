@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -25,8 +26,19 @@ ADD_MOMENTS = [
     "added_port",
     "install",
     "installed",
+    "vouch",
+    "noted",
 ]
-DEL_MOMENTS = ["withdraw", "withdrawn", "remove_port", "removed_port", "delete_link", "deleted_link"]
+DEL_MOMENTS = [
+    "withdraw",
+    "withdrawn",
+    "unvouch",
+    "unnoted",
+    "remove_port",
+    "removed_port",
+    "delete_link",
+    "deleted_link",
+]
 
 
 def world_with(*sandboxes: str, subnet: str = "172.11.4.0/22") -> PodWorld:
@@ -478,6 +490,44 @@ async def test_gc_keeps_what_is_valid_and_removes_the_rest() -> None:
     assert world.faults() == []
 
 
+@pytest.mark.parametrize("unmounted", [False, True])
+async def test_gc_keeps_what_the_runtime_misses_but_lives(
+    unmounted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sandbox and pod are there: the list is wrong. (Multus once gave the list of another network.)"""
+    world = world_with("a", "b", "c")
+    agent = world.agent()
+    for name in "abc":
+        await agent.add(add_request(name))
+    world.pods = {"a", "c"}
+    world.remove_netns("/netns/c")
+    if unmounted:
+        world.netns.discard("/netns/a")
+        world.unmounted.add("/netns/a")
+    await agent.gc(gc_request())
+    assert [key.sandbox for key in world.rows] == ["a"]
+    assert world.faults() == []
+    assert "the runtime misses sandbox a of pod web/a, which lives: kept" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("veth", "file", "kept"),
+    [(True, True, True), (True, False, True), (False, True, True), (False, False, False)],
+)
+async def test_a_lease_is_collected_when_neither_veth_nor_namespace_is_there(
+    veth: bool, file: bool, kept: bool
+) -> None:
+    world = world_with("a")
+    agent = world.agent()
+    await agent.add(add_request("a"))
+    if not veth:
+        world.links.clear()
+    if not file:
+        world.netns.clear()
+    assert await agent.recover() == (not kept)
+    assert bool(world.rows) is kept
+
+
 async def test_gc_goes_on_past_failures_and_reports_them_together() -> None:
     world = world_with("a", "b", "c")
     agent = world.agent()
@@ -566,6 +616,52 @@ async def test_recover_removes_leases_of_before_a_reboot_and_nothing_else() -> N
         "b has lost its veth, but its namespace is there"
     )
     assert await agent.recover() == 0
+
+
+async def test_a_living_pod_whose_lease_was_removed_without_an_agent_keeps_veth_and_address() -> None:
+    """An address in use never goes; what the lease said is gone, so that somebody has to be told."""
+    world = world_with("a", "b", subnet="172.11.4.0/29")
+    agent = world.agent()
+    address = (await agent.add(add_request("a"))).address.ip
+    del world.rows[AttachmentKey(SandboxId("a"), "eth0")]
+    world.flows.clear()
+    agent = world.agent()
+    taken = [(await agent.add(add_request("b"))).address.ip]
+    for name in "cdef":
+        world.netns.add(f"/netns/{name}")
+        with suppress(CniError):
+            taken.append((await agent.add(add_request(name))).address.ip)
+    assert len(taken) == 4
+    assert address not in taken
+    for _ in range(2):
+        assert await agent.recover() == 0
+    assert host_ifname_of(AttachmentKey(SandboxId("a"), "eth0")) in world.links
+    (told,) = world.complaints
+    assert f"{address} was removed while no agent ran" in told
+    assert "Delete the pod" in told
+    await agent.delete(delete_request("a"))
+    assert len(world.links) == 4
+    last = (await agent.add(add_request("f"))).address.ip
+    assert last == address
+
+
+async def test_gc_removes_a_pod_without_lease_that_the_runtime_does_not_know() -> None:
+    world = world_with("a", "b")
+    agent = world.agent()
+    for name in "ab":
+        await agent.add(add_request(name))
+    world.rows.clear()
+    world.flows.clear()
+    await agent.gc(gc_request("a"))
+    assert list(world.links) == [host_ifname_of(AttachmentKey(SandboxId("a"), "eth0"))]
+
+
+async def test_attachments_of_an_older_agent_are_vouched_for() -> None:
+    world = world_with("a")
+    await world.agent().add(add_request("a"))
+    world.notes.clear()
+    await world.agent().recover()
+    assert list(world.notes.values()) == [row.address for row in world.rows.values()]
 
 
 async def test_recover_tries_all_and_then_raises() -> None:

@@ -1,10 +1,10 @@
 """Any sequence of requests, crashes, vanished namespaces and reboots: no address twice, nothing leaked."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Set
 from contextlib import suppress
 from dataclasses import replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 
 from hypothesis import settings
@@ -15,6 +15,7 @@ from fakes.pods import Killed, PodWorld, add_request, check_request, delete_requ
 from k8s_ovs.cni.codes import Code
 from k8s_ovs.cni.protocol import AddResult, Request
 from k8s_ovs.errors import CniError, OvsdbError
+from k8s_ovs.model.types import AttachmentKey, SandboxId
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ class Pods(RuleBasedStateMachine):
 
     @rule(name=sandboxes)
     def make_namespace(self, name: str) -> None:
+        if f"/netns/{name}" in self.world.unmounted:
+            return  # the runtime gives every sandbox another path
         self.world.netns.add(f"/netns/{name}")
         if any(key.sandbox == name for key in self.world.rows):
             # It was lost with the veth in it and comes back empty: the runtime asks anew, as after a lost veth.
@@ -57,7 +60,21 @@ class Pods(RuleBasedStateMachine):
         self.world.remove_netns(f"/netns/{name}")
 
     @rule(name=sandboxes)
+    def unmount_namespace(self, name: str) -> None:
+        """Its file goes, but somebody is in it: it lives, and so does the veth."""
+        path = f"/netns/{name}"
+        if any(link.netns == path for link in self.world.links.values()):
+            self.world.netns.discard(path)
+            self.world.unmounted.add(path)
+
+    @rule(name=sandboxes, lives=st.booleans())
+    def tell_of_the_pod(self, name: str, lives: bool) -> None:
+        """What the API has; it knows nothing of sandboxes."""
+        self.world.pods = self.world.pods | {name} if lives else self.world.pods - {name}
+
+    @rule(name=sandboxes)
     def lose_veth(self, name: str) -> None:
+        self.world.unmounted.discard(f"/netns/{name}")
         self.world.links = {n: link for n, link in self.world.links.items() if link.netns != f"/netns/{name}"}
         self.add(name)
 
@@ -112,7 +129,7 @@ class Pods(RuleBasedStateMachine):
             request: Request = check_request(name, self.answers[name])
             if request.netns in self.world.netns:
                 self.run(self.agent.check(request))
-            else:
+            elif request.netns not in self.world.unmounted:
                 self.run(self.refused(request))
 
     async def refused(self, request: Request) -> None:
@@ -125,9 +142,14 @@ class Pods(RuleBasedStateMachine):
 
     @rule(keep=st.sets(sandboxes))
     def collect(self, keep: set[str]) -> None:
+        links = {link.netns for link in self.world.links.values()}
+        before = {key.sandbox for key in self.world.rows}
+        alive = {name for name in before if name in self.world.pods and f"/netns/{name}" in links}
         self.run(self.agent.gc(gc_request(*keep)))
-        self.answers = {name: answer for name, answer in self.answers.items() if name in keep}
-        assert {key.sandbox for key in self.world.rows} <= keep
+        self.answers = {name: answer for name, answer in self.answers.items() if name in keep | alive}
+        after = {key.sandbox for key in self.world.rows}
+        assert after <= keep | alive
+        assert alive <= after, "the address of a pod that lives went"
 
     @rule(name=sandboxes, step=st.integers(1, 14), adding=st.booleans())
     def kill_the_agent(self, name: str, step: int, adding: bool) -> None:
@@ -176,7 +198,7 @@ class Pods(RuleBasedStateMachine):
 
     @rule()
     def reboot(self) -> None:
-        for path in list(self.world.netns):
+        for path in self.world.netns | self.world.unmounted:
             self.world.remove_netns(path)
         self.agent = self.world.agent()
         self.after_start("", adding=False)
@@ -188,7 +210,8 @@ class Pods(RuleBasedStateMachine):
         self.run(self.agent.recover())
         self.world.flows = dict(self.world.rows)
         leased = {key.sandbox for key in self.world.rows}
-        lost = {n for n in self.answers if n not in leased and f"/netns/{n}" in self.world.netns}
+        alive = self.world.netns | self.world.unmounted
+        lost = {n for n in self.answers if n not in leased and f"/netns/{n}" in alive}
         assert lost <= ({name} if not adding else set()), "a restart has cost a pod its lease"
         self.answers = {n: answer for n, answer in self.answers.items() if n in leased}
         self.learn(name)
@@ -219,3 +242,16 @@ async def test_the_machine_notices_a_shared_address() -> None:
     row = next(iter(world.rows.values()))
     world.rows[replace(row.key, ifname="eth1")] = replace(row, host_ifname="veth-other")
     assert "an address is given twice" in world.faults()
+
+
+async def test_the_machine_notices_an_address_with_traces() -> None:
+    world = PodWorld(netns={"/netns/a"})
+    world.traces = {IPv4Address("172.11.4.2"): AttachmentKey(SandboxId("old"), "eth0")}
+
+    async def nothing(addresses: Set[IPv4Address]) -> None:
+        """The agent before this one knew no better."""
+
+    agent = world.agent()
+    agent.cleaner._forget = nothing
+    await agent.add(add_request("a"))
+    assert "left" in world.faults()[0]

@@ -1,17 +1,12 @@
-"""Undo in reverse, whole work under cancellation, and the reservation of addresses."""
+"""Undo in reverse, whole work under cancellation."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from k8s_ovs.agent.addresses import AddressBook
 from k8s_ovs.agent.steps import Steps, whole
-from k8s_ovs.errors import ExhaustedError, LinkError
-
-SUBNET = IPv4Network("172.11.4.0/29")
-GATEWAY = IPv4Address("172.11.4.1")
+from k8s_ovs.errors import LinkError
 
 
 def undo(done: list[str], name: str, error: Exception | None = None) -> Callable[[], Awaitable[None]]:
@@ -96,37 +91,3 @@ async def test_whole_work_that_fails_after_a_cancellation_stays_cancelled(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert "refused as well" in caplog.text
-
-
-def test_taken_addresses_are_kept_until_the_block_ends() -> None:
-    leased: list[IPv4Address] = []
-    book = AddressBook(lambda: leased)
-    with book.take(SUBNET, GATEWAY) as first, book.take(SUBNET, GATEWAY) as second:
-        assert (str(first), str(second)) == ("172.11.4.2", "172.11.4.3")
-        assert book.reserved == {first, second}
-        leased.append(first)
-    assert book.reserved == frozenset()
-    with book.take(SUBNET, GATEWAY) as third:
-        assert str(third) == "172.11.4.4", "rotation: not the one that was just freed"
-
-
-def test_a_failed_block_frees_the_address_and_exhaustion_counts_reservations() -> None:
-    book = AddressBook(list)
-    with pytest.raises(ValueError, match="undo"), book.take(SUBNET, GATEWAY):
-        raise ValueError("undo")
-    small = IPv4Network("172.11.4.0/30")
-    with book.take(small, GATEWAY), pytest.raises(ExhaustedError), book.take(small, GATEWAY):
-        pass
-    assert book.reserved == frozenset()
-
-
-def test_a_kept_address_is_not_given_to_others() -> None:
-    book = AddressBook(list)
-    with book.keep(IPv4Address("172.11.4.2")), book.take(SUBNET, GATEWAY) as address:
-        assert str(address) == "172.11.4.3"
-
-
-def test_after_a_restart_the_rotation_goes_on_behind_the_leases() -> None:
-    book = AddressBook(lambda: [IPv4Address("172.11.4.4"), IPv4Address("172.11.8.6")])
-    with book.take(SUBNET, GATEWAY) as address:
-        assert str(address) == "172.11.4.5"

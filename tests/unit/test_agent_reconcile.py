@@ -7,6 +7,7 @@ import pytest
 from fakes.node import OTHER, OWN, RECORDS, SYNCED, FakeNode, pod, running
 from fakes.virtual_time import run_virtual, virtual_time, within
 from k8s_ovs.agent.reconcile import ReconcileOptions
+from k8s_ovs.dataplane.findings import Kind
 from k8s_ovs.errors import CniError, OpenFlowError
 from k8s_ovs.model.events import (
     HostSubnetSet,
@@ -29,7 +30,7 @@ async def settle(node: FakeNode) -> None:
 # -- before every source has synced ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("unsynced", [Source.CONFIG, Source.HOST_SUBNETS, Source.TENANTS])
+@pytest.mark.parametrize("unsynced", [event.source for event in SYNCED])
 def test_nothing_is_sent_before_every_source_has_synced(unsynced: Source) -> None:
     async def main() -> None:
         async with running(FakeNode()) as node:
@@ -122,6 +123,35 @@ async def test_a_restarted_agent_sends_the_difference_only() -> None:
     assert 0 < node.flows.replaced[-1].deleted <= 5
     assert node.flows.bundles == bundles
     assert node.as_wanted()
+
+
+@virtual_time
+async def test_a_node_is_ready_when_nothing_that_was_forbidden_meanwhile_is_in_any_cache() -> None:
+    node = FakeNode()
+    gate = node.flows.hold("settle")
+    async with running(node):
+        done = node.reconciler.post(*RECORDS, *SYNCED)
+        await asyncio.sleep(10)
+        assert node.as_wanted()
+        assert node.reconciler.trouble() == "the bridge has not been synchronised yet"
+        assert not done.done()
+        gate.set()
+        await within(1, done)
+        assert node.reconciler.trouble() == ""
+
+
+@virtual_time
+async def test_a_switch_that_does_not_settle_is_asked_again_though_nothing_differs_any_more() -> None:
+    node = FakeNode()
+    node.flows.fail_next("settle", REFUSED, times=2)
+    async with running(node):
+        done = node.reconciler.post(*RECORDS, *SYNCED)
+        await asyncio.sleep(0.1)
+        assert node.reconciler.trouble() == str(REFUSED)
+        await asyncio.sleep(1)
+        assert node.flows.calls.count("settle") == 3
+        assert node.reconciler.trouble() == ""
+    assert done.done()
 
 
 @virtual_time
@@ -299,7 +329,7 @@ async def test_a_stream_of_events_does_not_put_off_the_periodic_comparison() -> 
             node.reconciler.post(TenantSet(Tenant("db", Vni(20 + number % 2))))
             await asyncio.sleep(0.5)
         assert node.as_wanted(TenantSet(Tenant("db", Vni(21))))
-        assert node.reconciler.stats.repaired_flows > 0
+        assert node.repairs.counts[Kind.FLOW] > 0
 
 
 @virtual_time
@@ -312,7 +342,7 @@ async def test_drift_is_repaired_once_a_period_and_counted() -> None:
         assert node.flows.content() == {}
         await asyncio.sleep(2)
         assert node.as_wanted()
-        assert node.reconciler.stats.repaired_flows == flows == node.reconciler.stats.flows
+        assert node.repairs.counts[Kind.FLOW] == flows == node.reconciler.stats.flows
         await asyncio.sleep(600)
         assert node.reconciler.stats.full_syncs in range(21, 23)
 
@@ -321,6 +351,7 @@ async def test_drift_is_repaired_once_a_period_and_counted() -> None:
 async def test_an_idle_node_does_nothing_between_two_comparisons() -> None:
     async with running(FakeNode()) as node:
         await node.know()
+        await asyncio.sleep(2)  # the kernel tells of our own change of the gateway too
         calls = [*node.flows.calls, *node.switch.calls, *node.host.calls]
-        await asyncio.sleep(59)
+        await asyncio.sleep(57)
         assert [*node.flows.calls, *node.switch.calls, *node.host.calls] == calls

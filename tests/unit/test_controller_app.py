@@ -37,6 +37,7 @@ class FakeElection:
         self.lost = asyncio.Event()
         self.reigns = 0
         self.holder = ""
+        self.trouble = ""
         if leading:
             self.leading.set()
 
@@ -204,10 +205,22 @@ async def test_an_outage_under_way_makes_it_not_ready_and_is_waited_out() -> Non
         await bench.until(lambda: not bench.trouble)
         bench.store.outage = EtcdUnavailable("no endpoint of etcd answers")
         bench.cluster.add_namespaces("red")
-        await bench.until(lambda: bench.trouble == "no endpoint of etcd answers")
+        await bench.until(lambda: bench.metric("round_errors_total"))
+        assert bench.trouble == "no endpoint of etcd answers"
         bench.store.outage = None
         await bench.until(lambda: not bench.trouble and bench.raw("netnamespaces/red"))
         assert (bench.metric("round_errors_total") or 0) >= 1
+
+
+async def test_an_outage_is_told_before_there_is_anything_to_do() -> None:
+    bench = Bench()
+    async with bench.running():
+        await bench.until(lambda: not bench.trouble)
+        bench.store.outage = EtcdUnavailable("no endpoint of etcd answers")
+        assert bench.trouble == "no endpoint of etcd answers"
+        bench.store.outage = None
+        bench.cluster.refusal = KubeUnavailable("no answer from the API server")
+        assert bench.trouble == "no answer from the API server"
 
 
 async def test_the_api_server_away_stops_deletions_only() -> None:
@@ -232,6 +245,8 @@ async def test_who_stands_by_is_ready_and_does_nothing() -> None:
         await bench.until(lambda: "no controller leads yet" in bench.trouble)
         bench.election.holder = "somebody"
         assert bench.trouble == ""
+        bench.election.trouble = "lease kube-system/k8s-ovs-controller cannot be had: no answer"
+        assert bench.trouble == "not leading: lease kube-system/k8s-ovs-controller cannot be had: no answer"
         assert (bench.store.commits, bench.metric("leader")) == ([], 0)
 
 

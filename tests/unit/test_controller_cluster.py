@@ -29,6 +29,8 @@ def test_only_what_a_plan_depends_on_counts_as_a_change() -> None:
     assert facts.apply_namespaces([Upserted(make_namespace("red"))])
     assert not facts.apply_namespaces([Upserted(make_namespace("red"))])
     assert facts.apply_namespaces([Deleted("", "red"), Upserted(make_namespace("blue"))])
+    assert facts.apply_namespaces([Deleted("", "blue"), Upserted(make_namespace("blue", "uid of another"))])
+    assert facts.uids == {"blue": "uid of another"}
     assert facts.missing == ["namespaces"]
     assert facts.apply_namespaces([InSync()])
     assert (facts.missing, facts.namespaces, facts.nodes) == ([], {"blue"}, {})

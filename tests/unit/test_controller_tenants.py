@@ -54,6 +54,37 @@ def test_nothing_to_do_is_no_change(ruled: Planner) -> None:
     )
 
 
+def test_a_namespace_made_anew_under_its_name_is_another_tenant(ruled: Planner) -> None:
+    """Nobody has seen that the one before it was deleted: what that one was joined with is not the new one's."""
+    ruled.have("blue", 10)
+    ruled.have("kube-system", 0)
+    ruled.have("gold", 0)
+    ruled.uids = {name: f"{name}-1" for name in ruled.living}
+    ruled.step()
+    assert {tenant.uid for tenant in ruled.tenants.values()} == set(ruled.uids.values())
+    assert ruled.vnis() == {"red": 10, "blue": 10, "kube-system": 0, "gold": 0}
+    assert ruled.plan().change is None
+    ruled.uids |= {"red": "red-2", "gold": "gold-2", "kube-system": "kube-system-2"}
+    ruled.step()
+    assert ruled.vnis() == {"gold": 11, "red": 12, "blue": 10, "kube-system": 0}
+    assert {name: record.net_id for name, record in ruled.records.items()} == ruled.vnis()
+    assert {ruled.tenants[name].uid for name in ("red", "gold")} == {"red-2", "gold-2"}
+    assert ruled.plan().change is None
+
+
+def test_what_a_namespace_made_anew_asks_for_is_served(ruled: Planner) -> None:
+    ruled.have("blue", 11)
+    ruled.uids = {"red": "1", "blue": "1"}
+    ruled.step()
+    ruled.uids["red"] = "2"
+    ruled.ask("red", "join", "blue")
+    for _ in range(6):
+        ruled.step()
+    assert ruled.vnis() == {"red": 11, "blue": 11}
+    assert (ruled.records["red"].action, error_of(ruled.records["red"])) == ("", "")
+    assert ruled.tenants["red"] == Tenant("red", Vni(11), uid="2")
+
+
 def test_a_vni_freed_is_not_given_again_in_the_same_transaction(ruled: Planner) -> None:
     ruled.living = {"blue"}
     ruled.step()

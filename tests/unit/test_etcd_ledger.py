@@ -122,3 +122,73 @@ def test_a_decoder_reads_a_value_once() -> None:
     third = decoder.snapshot(3, config, {RED: b'{"Namespace":"red","NetID":11}'}.items())
     assert third.tenants == {"red": Tenant("red", Vni(11))}
     assert decoder.snapshot(4, config, {}.items()).tenants == {}
+
+
+def test_what_a_restored_store_lacks_stays_and_what_compaction_hid_does_not() -> None:
+    for restored, gone in ((True, []), (False, [TenantGone("red")])):
+        ledger, _ = fresh()
+        ledger.replace({RED: tenant("red", 10)})
+        assert ledger.replace({}, restored=restored) == gone
+        assert set(ledger.lost.records) == ({RED} if restored else set())
+        assert ledger.replace({}) == [], "the new history was compacted: it stays lost"
+        assert set(ledger.lost.records) == ({RED} if restored else set())
+
+
+def test_a_lost_tenant_gives_way_to_another_with_its_vni_before_that_is_told() -> None:
+    ledger, _ = fresh()
+    ledger.replace({RED: tenant("red", 10)})
+    assert ledger.replace({BLUE: tenant("blue", 10)}, restored=True) == [
+        TenantGone("red"),
+        TenantSet(Tenant("blue", Vni(10))),
+    ]
+    assert not ledger.lost.records
+
+
+def test_joined_tenants_do_not_contradict_each_other() -> None:
+    ledger, _ = fresh()
+    ledger.replace({RED: tenant("red", 10), BLUE: tenant("blue", 10)})
+    assert ledger.replace({BLUE: tenant("blue", 10)}, restored=True) == []
+    assert ledger.apply([(BLUE, tenant("blue", 11))]) == [TenantSet(Tenant("blue", Vni(11)))]
+    assert ledger.apply([(BLUE, tenant("blue", 10))]) == [TenantSet(Tenant("blue", Vni(10)))]
+    assert list(ledger.lost.records) == [RED]
+
+
+def test_lost_global_tenants_contradict_nobody() -> None:
+    ledger, _ = fresh()
+    ledger.replace({RED: tenant("red", 0)})
+    assert ledger.replace({BLUE: tenant("blue", 0)}, restored=True) == [TenantSet(Tenant("blue", Vni(0)))]
+    assert list(ledger.lost.records) == [RED]
+
+
+lost_name = st.sampled_from(["a", "b", "c", "d"])
+vni = st.sampled_from([10, 11, 12])
+belief = st.dictionaries(lost_name, vni)
+
+
+@given(belief, st.lists(st.tuples(belief, st.booleans()), max_size=6))
+def test_whoever_hears_of_restored_stores_never_believes_two_strangers_to_be_one(
+    first: dict[str, int], histories: list[tuple[dict[str, int], bool]]
+) -> None:
+    """Of two with one VNI, either both are written now, or they shared it when one of them was lost."""
+    ledger, _ = fresh()
+    known: dict[str, Vni | None] = {}
+    shared: set[frozenset[str]] = set()
+    written: dict[str, int] = {}
+    for names, restored in [(first, False), *histories]:
+        shared = {pair(a, b) for a in known for b in known if known[a] == known[b]}
+        events = ledger.replace({KEYS.tenant(n): tenant(n, v) for n, v in names.items()}, restored=restored)
+        follow(known, events)
+        written = names
+        assert names.items() <= known.items()
+        for one in known.keys() - written.keys():
+            for other in known.keys() - {one}:
+                assert known[one] != known[other] or pair(one, other) in shared
+        assert known.keys() - written.keys() == {record.name for record in ledger.lost.records.values()}
+
+
+def pair(one: str, other: str) -> frozenset[str]:
+    return frozenset((one, other))
+
+
+def tenant(name: str, number: int) -> bytes:
+    return b'{"Namespace":"%s","NetID":%d}' % (name.encode(), number)

@@ -128,6 +128,35 @@ async def test_wrong_calendars_change_nothing(skew: timedelta) -> None:
         assert b.leading
 
 
+async def test_who_stands_by_says_while_the_api_is_away() -> None:
+    store, clock = LeaseStore(), ManualClock()
+    a, b = Candidate(store, "a", clock), Candidate(store, "b", clock)
+    async with running(a, b):
+        assert (a.election.trouble, b.election.trouble) == ("", "")
+        store.down = True
+        await clock.advance(12)
+        assert (a.leading, b.leading) == (False, False)
+        for each in (a, b):
+            assert "lease kube-system/k8s-ovs-controller" in each.election.trouble
+        store.down = False
+        await clock.advance(20)
+        assert (a.election.trouble, b.election.trouble) == ("", "")
+
+
+async def test_clocks_that_jump_change_nothing() -> None:
+    """Somebody sets the calendars of both machines, there and back, again and again: the lease stays where it is."""
+    store, one, other = LeaseStore(), ManualClock(), ManualClock()
+    a, b = Candidate(store, "a", one), Candidate(store, "b", other)
+    async with running(a), running(b):
+        for number in range(120):
+            one.skew = timedelta(days=(-1) ** number * 4000)
+            other.skew = timedelta(days=(number % 7) * -100)
+            await one.advance(1)
+            await other.advance(1)
+            assert (a.leading, b.leading) == (True, False)
+        assert (a.reigns, b.reigns) == (1, 0)
+
+
 async def test_no_renewal_within_the_deadline_cancels_the_leader_at_once() -> None:
     store, clock = LeaseStore(), ManualClock()
     a = Candidate(store, "a", clock)

@@ -24,7 +24,14 @@ from k8s_ovs.errors import KubeDenied, KubeUnavailable
 from k8s_ovs.sources.kube.backoff import Backoff
 from k8s_ovs.sources.kube.client import KubeClient, WatchTimes
 from k8s_ovs.sources.kube.objects import NODES, PODS, Node
-from k8s_ovs.sources.kube.reflector import Deleted, InSync, Pace, Reflector, Upserted
+from k8s_ovs.sources.kube.reflector import (
+    OBEYED_SECONDS,
+    Deleted,
+    InSync,
+    Pace,
+    Reflector,
+    Upserted,
+)
 
 PATH = "/api/v1/nodes"
 DEADLINE = 20.0
@@ -377,6 +384,18 @@ async def test_a_second_watch_begins_anew() -> None:
         w.stream = w.reflector.watch()
         async with aclosing(w.stream):
             assert await w.take(2) == ["a@3", "sync"]
+
+
+@pytest.mark.parametrize(("wish", "least"), [("45", 45.0), ("9999", OBEYED_SECONDS)])
+@pytest.mark.parametrize("code", [429, 503])
+async def test_a_server_that_wants_to_be_left_alone_is(wish: str, least: float, code: int) -> None:
+    """For longer than one call may take; and not all who were told so come back in the same moment."""
+    async with watcher() as w:
+        busy = Reply(status(code, "TooManyRequests"), status=code, headers={"Retry-After": wish})
+        w.server.on("GET", PATH, busy, busy, listing(10))
+        assert await w.next() == ["sync"]
+        assert all(least < slept <= least + 0.4 for slept in w.clock.sleeps)
+        assert len(w.clock.sleeps) == 2
 
 
 def test_backoff_grows_with_full_jitter_up_to_its_cap() -> None:

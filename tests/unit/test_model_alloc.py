@@ -38,6 +38,20 @@ def test_the_address_freed_last_is_given_last() -> None:
     assert [pool.take([]) for _ in range(5)] == [first + 1, first + 2, first + 3, first + 4, first]
 
 
+@PROPERTY
+@given(st.sets(st.integers(0, 9)))
+def test_there_is_room_as_long_as_an_address_can_be_taken(used: set[int]) -> None:
+    """Whatever else is in use: the gateway, addresses of other subnets."""
+    in_use = {POOL.network_address + number for number in used}
+    pool = AddressPool(POOL, gateway_of(POOL))
+    try:
+        pool.take(in_use)
+    except ExhaustedError:
+        assert not pool.has_room(in_use)
+    else:
+        assert pool.has_room(in_use)
+
+
 @pytest.mark.parametrize(("after", "expected"), [("172.11.4.4", "172.11.4.5"), ("172.11.4.6", "172.11.4.2")])
 def test_a_pool_goes_on_after_the_last_address_given_before_a_restart(after: str, expected: str) -> None:
     pool = AddressPool(POOL, gateway_of(POOL), after=IPv4Address(after))

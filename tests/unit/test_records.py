@@ -1,4 +1,6 @@
 import json
+import re
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -13,6 +15,7 @@ from k8s_ovs.model.types import (
     AgentReport,
     HostSubnet,
     NetNamespace,
+    StillUsed,
     Tenant,
     TenantChange,
     TenantStep,
@@ -93,6 +96,7 @@ tenants = st.builds(
         st.sampled_from(["join", "isolate", "global", ""]),
         st.just("") | labels,
     ),
+    uid=st.text(max_size=40),
 )
 reports = st.builds(
     AgentReport,
@@ -205,6 +209,28 @@ def test_the_exact_json_of_what_is_ours_alone() -> None:
     assert encode_report(REPORT_KEY, report) == (
         b'{"Host":"node1","HostIP":"192.0.2.1","Applied":{"red":"1f3a/send"}}'
     )
+    used = StillUsed(IPv4Network("172.11.4.0/22"), {"red": Vni(10)})
+    value = encode_report(REPORT_KEY, replace(report, applied={}, used=used))
+    assert value == (
+        b'{"Host":"node1","HostIP":"192.0.2.1","Applied":{},'
+        b'"Used":{"Subnet":"172.11.4.0/22","NetIDs":{"red":10}}}'
+    )
+    assert decode_report(REPORT_KEY, value).used == used
+
+
+@pytest.mark.parametrize(
+    ("used", "reason"),
+    [
+        ([], "Used is []"),
+        ({"Subnet": ""}, "Used is {'Subnet': ''}"),
+        ({"NetIDs": {"red": 5}}, "NetID 5 is reserved"),
+        ({"Subnet": "here", "NetIDs": {}}, "Subnet is 'here'"),
+    ],
+)
+def test_a_report_of_what_is_still_used_says_what_is_wrong(used: object, reason: str) -> None:
+    body = {"Host": "node1", "HostIP": "192.0.2.1", "Applied": {}, "Used": used}
+    with pytest.raises(RecordError, match=re.escape(reason)):
+        decode_report(REPORT_KEY, json.dumps(body).encode())
 
 
 TENANT = {"Namespace": "red", "NetID": 10}
@@ -217,6 +243,7 @@ CHANGE = {"ID": "1f", "Step": "send", "Old": 10, "New": 0, "Action": "global", "
         ({"Namespace": "blue"}, "Namespace is 'blue'"),
         ({"NetID": None}, "NetID is missing"),
         ({"NetID": 5}, "NetID 5 is reserved"),
+        ({"UID": 7}, "UID is 7"),
         ({"Change": []}, "Change is not a JSON object"),
         ({"Change": CHANGE | {"ID": "XY"}}, "ID of the Change is 'XY'"),
         ({"Change": CHANGE | {"Step": "done"}}, "Step of the Change is 'done'"),

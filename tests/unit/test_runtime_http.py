@@ -65,6 +65,20 @@ async def test_not_ready_names_the_check_and_the_reason_and_is_no_reason_to_rest
     assert (await get(client, base + "/healthz"))[0] == 200
 
 
+async def test_a_note_is_told_while_it_lasts_and_decides_nothing(
+    base: str, client: aiohttp.ClientSession, daemon: Daemon
+) -> None:
+    notes = ["no news for\nnow", ""]
+    daemon.health.add_note("records", lambda: notes[0])
+    told = await get(client, base + "/readyz")
+    assert told == (200, "[+] loop: ok\n[+] etcd: ok\n[!] records: no news for now\nok\n")
+    assert daemon.health.ready
+    notes.pop(0)
+    assert await get(client, base + "/readyz") == (200, "[+] loop: ok\n[+] etcd: ok\nok\n")
+    with pytest.raises(ValueError, match="registered twice"):
+        daemon.health.add_ready("records", lambda: "")
+
+
 async def test_not_live_is_not_ready_either(base: str, client: aiohttp.ClientSession, daemon: Daemon) -> None:
     daemon.loop = "stuck"
     assert (await get(client, base + "/healthz"))[0] == 503

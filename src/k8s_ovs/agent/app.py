@@ -23,9 +23,11 @@ from k8s_ovs.agent.limits import LimitKeeper
 from k8s_ovs.agent.metrics import AgentMetrics, ReconcileCollector, StoreCollector
 from k8s_ovs.agent.parts import AgentParts, PodBatches
 from k8s_ovs.agent.pods import PodNetwork, PodParts
-from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler
+from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler, Surroundings
+from k8s_ovs.agent.repairs import Repairs
 from k8s_ovs.agent.services import ServiceFeed
 from k8s_ovs.agent.settings import AgentSettings
+from k8s_ovs.agent.traces import Traces
 from k8s_ovs.cni.server import CniServer
 from k8s_ovs.config import NetworkConfig
 from k8s_ovs.errors import ConfigError, K8sOvsError, SourceError
@@ -63,7 +65,10 @@ class Agent:
         self._services = services
         self._parts = parts = parts or AgentParts.real(settings, services.kube)
         spec = settings.switch.spec
-        self._firewall = FirewallKeeper(parts.firewall, spec.gateway, settings.resync_period)
+        self._repairs = Repairs(parts.tell_node)
+        self._firewall = FirewallKeeper(
+            parts.firewall, spec.gateway, settings.resync_period, self._repairs.note
+        )
         self._presence = services.store.presence()
         self._reconciler = Reconciler(
             settings.hostname,
@@ -71,9 +76,13 @@ class Agent:
             ReconcileOptions(
                 spec, settings.node_ip, settings.mtu, settings.resync_period, external=settings.external
             ),
-            source_trouble=self._store_trouble,
-            host_trouble=self._firewall.trouble,
-            report=self._presence.tell,
+            Surroundings(
+                source_trouble=self._source_trouble,
+                host_trouble=self._firewall.trouble,
+                report=self._presence.tell,
+                on_repair=self._repairs.note,
+                lost_records=lambda: tuple(services.store.lost.values()),
+            ),
         )
         self._limits = LimitKeeper(parts.pod_api)
         self._pods = PodNetwork(
@@ -84,6 +93,11 @@ class Agent:
                 self._limits,
                 parts.netns_exists,
                 tenant_wait=settings.tenant_wait,
+                forget=Traces(parts.flows, parts.host).forget,
+                pod_lives=self._limits.pod_lives,
+                lost=self._reconciler.lost,
+                on_repair=self._repairs.note,
+                complain=self._repairs.complain,
             )
         )
         self._service_feed = ServiceFeed(parts.services, self._reconciler.post)
@@ -92,6 +106,7 @@ class Agent:
         self._watch_trouble = ""
         self._conflist_trouble = "the conflist has not been written yet"
         self._collect_due = True
+        self._collected = 0.0
         self._attention = asyncio.Event()
         self._metrics = AgentMetrics(services.registry)
         self._observe()
@@ -102,7 +117,7 @@ class Agent:
         self._reconciler.stats.observe_commit = self._metrics.commit_seconds.observe
         self._reconciler.reporter.observe_settle = self._metrics.settle_seconds.observe
         self._metrics.ready.set_function(lambda: float(not self._reconciler.trouble()))
-        registry.register(ReconcileCollector(self._reconciler, self._firewall))
+        registry.register(ReconcileCollector(self._reconciler, self._repairs))
         registry.register(StoreCollector(self._services.store))
         registry.register(self._drops)
         health.add_ready("network-config", lambda: self._config_trouble)
@@ -110,6 +125,10 @@ class Agent:
         health.add_ready("nat", self._firewall.trouble)
         if not self._settings.external:
             health.add_ready("conflist", lambda: self._conflist_trouble)
+        health.add_note("etcd", lambda: "" if self._config_trouble else self._store_trouble())
+        health.add_note("lost-records", self._lost_records)
+        health.add_note("kubernetes", self._service_feed.trouble)
+        self._metrics.kube_outage.set_function(lambda: float(bool(self._service_feed.trouble())))
 
     async def run(self) -> None:
         """Serve this node. Raises ConfigError for settings that cannot work.
@@ -132,7 +151,11 @@ class Agent:
             if not self._settings.external:
                 tasks.create_task(server.run(), name="cni")
                 tasks.create_task(self._limits.run(self._pods.limits), name="limits")
+                tasks.create_task(self._pods.cleaner.run(), name="addresses")
+                tasks.create_task(self._pods.ports.run(), name="ports")
+                tasks.create_task(self._pods.ports.keep_up(self._settings.resync_period), name="veths")
             tasks.create_task(self._drops.run(), name="drops")
+            tasks.create_task(self._repairs.run(), name="repairs")
             tasks.create_task(self._announce(), name="announce")
 
     async def _feed(self, tasks: asyncio.TaskGroup) -> None:
@@ -161,6 +184,13 @@ class Agent:
         """Why nothing is heard of the cluster's records now, or ""."""
         outage = self._services.store.outage
         return self._config_trouble or self._watch_trouble or ("" if outage is None else str(outage))
+
+    def _source_trouble(self) -> str:
+        return "; ".join(filter(None, (self._store_trouble(), self._service_feed.trouble())))
+
+    def _lost_records(self) -> str:
+        lost = len(self._services.store.lost)
+        return f"etcd has no more {lost} records that nobody has deleted; they stay in force" if lost else ""
 
     async def _network_config(self) -> NetworkConfig:
         backoff = Backoff(cap=5.0, floor=0.05)
@@ -210,10 +240,14 @@ class Agent:
         return await self._publish()
 
     async def _collect(self) -> None:
-        """Remove what sandboxes that are gone left behind, if any may be; again later if it fails."""
-        if not self._collect_due:
+        """Remove what sandboxes that are gone left behind, if any may be, or once a period; again later if it fails.
+
+        A pod's end is told by DEL, or by the API. But both may be missed: the runtime died, the pod was forced out long ago.
+        """
+        now = asyncio.get_running_loop().time()
+        if not self._collect_due and now < self._collected + self._settings.resync_period:
             return
-        self._collect_due = False
+        self._collect_due, self._collected = False, now
         try:
             self._metrics.collected.inc(await self._pods.recover())
         except K8sOvsError as err:

@@ -5,11 +5,14 @@ For `pods` and `limits`. Records and protocols; nothing here does anything.
 
 import hashlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
+from k8s_ovs.agent.drift import OnRepair
+from k8s_ovs.agent.lost import LostPorts
+from k8s_ovs.agent.traces import Forget
 from k8s_ovs.cni.protocol import Request
 from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, LINK_PREFIX, PodLink, PodLinks, Switch
 from k8s_ovs.model.types import Attachment, AttachmentKey, PodLimits
@@ -74,9 +77,18 @@ class LimitSource(Protocol):
         """An ADD has ended: limits that were changed while it ran are to be changed now."""
 
 
+async def _nothing_is_known(addresses: Set[IPv4Address]) -> None:
+    """For those who work without a real bridge."""
+
+
 @dataclass(frozen=True, slots=True)
 class PodParts:
-    """What `PodNetwork` works with. `tenant_wait` is how many seconds an ADD waits for its Namespace's NetID."""
+    """What `PodNetwork` works with. `tenant_wait` is how many seconds an ADD waits for its Namespace's NetID.
+
+    `forget` has everybody forget what they know of addresses that pods had. `pod_lives`: Kubernetes has the lease's pod, or
+    may have it. `lost` tells of attachments without a row; `on_repair` is told when one has it again, `complain` when it
+    cannot have it.
+    """
 
     switch: Switch
     links: PodLinks
@@ -84,6 +96,11 @@ class PodParts:
     limits: LimitSource
     netns_exists: Callable[[str], bool] = os.path.exists
     tenant_wait: float = 30.0
+    forget: Forget = _nothing_is_known
+    pod_lives: Callable[[Attachment], bool] = lambda lease: False
+    lost: LostPorts = field(default_factory=LostPorts)
+    on_repair: OnRepair = lambda findings: None
+    complain: Callable[[str], None] = lambda message: None
 
 
 def host_ifname_of(key: AttachmentKey) -> str:
@@ -108,3 +125,8 @@ def link_of(attachment: Attachment, node: NodeNetwork) -> PodLink:
         egress=attachment.limits.egress,
         alias=f"{LINK_ALIAS_PREFIX}{attachment.key.sandbox}/{attachment.key.ifname}"[:IFALIAS_OCTETS],
     )
+
+
+def held(parts: PodParts) -> tuple[Attachment, ...]:
+    """Every attachment that is somebody's, whether or not OVSDB says so now. Raises OvsdbError."""
+    return (*parts.switch.attachments(), *parts.lost.held())

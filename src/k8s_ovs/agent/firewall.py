@@ -7,6 +7,7 @@ failure.
 import asyncio
 import logging
 
+from k8s_ovs.agent.drift import OnRepair
 from k8s_ovs.config import NetworkConfig
 from k8s_ovs.dataplane.bridge import Firewall, FirewallSpec
 from k8s_ovs.errors import FirewallError
@@ -16,14 +17,23 @@ log = logging.getLogger(__name__)
 
 
 class FirewallKeeper:
-    """Ensures the rules for the network behind `gateway`, every `period` seconds; `trouble` tells why it cannot."""
+    """Ensures the rules for the network behind `gateway`, every `period` seconds; `trouble` tells why it cannot.
 
-    def __init__(self, firewall: Firewall, gateway: str, period: float) -> None:
+    `on_repair` is told of what was removed or changed behind our back.
+    """
+
+    def __init__(
+        self,
+        firewall: Firewall,
+        gateway: str,
+        period: float,
+        on_repair: OnRepair = lambda findings: None,
+    ) -> None:
         self._firewall = firewall
         self._gateway = gateway
         self._period = period
         self._trouble = "the NAT rules have not been written yet"
-        self.repairs = 0
+        self._on_repair = on_repair
 
     def trouble(self) -> str:
         """Why the rules are not in place, or ""."""
@@ -46,7 +56,6 @@ class FirewallKeeper:
                 self._trouble = ""
                 backoff.reset()
                 if changed and not first:
-                    self.repairs += 1
-                    log.warning("NAT rules were removed or changed behind our back, and are complete again")
+                    self._on_repair(changed)
                 first = False
                 await asyncio.sleep(self._period)

@@ -102,6 +102,7 @@ class LimitKeeper:
     def __init__(self, api: PodApi | None) -> None:
         self._api = api
         self._pods: dict[PodName, SeenPod] = {}
+        self._in_sync = False
         self._dirty: set[PodName] = set()
         self._told: dict[PodName, str] = {}
         self._untold: dict[PodName, tuple[str, str]] = {}
@@ -120,6 +121,8 @@ class LimitKeeper:
                 case Deleted(namespace, name):
                     self._pods.pop((namespace, name), None)
                     self._told.pop((namespace, name), None)
+                case InSync():
+                    self._in_sync = True
         if self._dirty:
             self._changed.set()
 
@@ -145,6 +148,13 @@ class LimitKeeper:
         if (namespace, name) in self._pods:
             self._dirty.add((namespace, name))
             self._changed.set()
+
+    def pod_lives(self, lease: Attachment) -> bool:
+        """Whether the API has the pod that the lease was made for, or may have it: it has not told yet."""
+        if self._api is None or not self._in_sync:
+            return self._api is not None
+        seen = self._pods.get((lease.namespace, lease.pod))
+        return seen is not None and lease.uid in ("", seen.uid)
 
     async def run(self, changer: "LimitChanger") -> None:
         """Have what changes carried out by `changer`, and tell what cannot be: until cancelled."""

@@ -4,8 +4,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from k8s_ovs.agent.firewall import FirewallKeeper
 from k8s_ovs.agent.reconcile import Reconciler
+from k8s_ovs.agent.repairs import Repairs
+from k8s_ovs.dataplane.findings import Kind
 from k8s_ovs.sources.store import Store
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -35,6 +36,11 @@ class AgentMetrics:
             registry=registry,
         )
         self.ready = Gauge("k8s_ovs_agent_ready", "1 while this node can serve pods.", registry=registry)
+        self.kube_outage = Gauge(
+            "k8s_ovs_kube_outage",
+            "1 while no news of Services arrives from the Kubernetes API.",
+            registry=registry,
+        )
         self.collected = Counter(
             "k8s_ovs_leases_collected",
             "Ports removed because their sandbox no longer exists.",
@@ -49,9 +55,9 @@ class AgentMetrics:
 class ReconcileCollector(Collector):
     """Reads the reconciler's counters when Prometheus asks."""
 
-    def __init__(self, reconciler: Reconciler, firewall: FirewallKeeper) -> None:
+    def __init__(self, reconciler: Reconciler, repaired: Repairs) -> None:
         self._reconciler = reconciler
-        self._firewall = firewall
+        self._repaired = repaired
 
     def collect(self) -> list[Metric]:
         """The values now."""
@@ -84,8 +90,8 @@ class ReconcileCollector(Collector):
         repairs = CounterMetricFamily(
             "k8s_ovs_repairs", "Things found changed behind our back and put right.", labels=["kind"]
         )
-        repairs.add_metric(["flow"], stats.repaired_flows)
-        repairs.add_metric(["firewall"], self._firewall.repairs)
+        for kind in Kind:
+            repairs.add_metric([kind], self._repaired.counts[kind])
         metrics.append(repairs)
         return metrics
 
@@ -108,5 +114,10 @@ class StoreCollector(Collector):
                 "k8s_ovs_store_outage",
                 "1 while no news of the network's records arrives.",
                 value=0 if self._store.outage is None else 1,
+            ),
+            GaugeMetricFamily(
+                "k8s_ovs_store_lost_records",
+                "Records that the store has no more although nobody has deleted them; they stay in force.",
+                value=len(self._store.lost),
             ),
         ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from k8s_ovs.agent.limits import KubePodApi, PodApi
+from k8s_ovs.agent.repairs import NodeEvents, Tell
 from k8s_ovs.agent.services import ServiceSources
 from k8s_ovs.agent.settings import AgentSettings
 from k8s_ovs.dataplane.bridge import Firewall, FlowTable, HostNetwork, PodLinks, Switch
@@ -32,8 +33,9 @@ class FollowingSwitch(Switch, Protocol):
 class AgentParts:
     """The parts of one node. `own_pods` tells of the Pods bound to it; None where there is no API server.
 
-    `services` tells of all Services, None likewise. `stand_by` keeps `flows` ready, where that has a task of its own. Only
-    processes of the user `cni_uid` may ask for pods to be attached.
+    `services` tells of all Services, None likewise. `stand_by` keeps `flows` ready, where that has a task of its own.
+    `tell_node` makes Events of this host's Node, where there is one. Only processes of the user `cni_uid` may ask for pods
+    to be attached.
     """
 
     switch: FollowingSwitch
@@ -45,6 +47,7 @@ class AgentParts:
     services: ServiceSources | None = None
     pod_api: PodApi | None = None
     stand_by: Callable[[], Coroutine[Any, Any, None]] | None = None
+    tell_node: Tell | None = None
     netns_exists: Callable[[str], bool] = os.path.exists
     cni_uid: int = 0
 
@@ -65,4 +68,7 @@ class AgentParts:
             services=ServiceSources.of(kube) if kube is not None else None,
             pod_api=KubePodApi(kube) if kube is not None else None,
             stand_by=flows.stand_by,
+            tell_node=NodeEvents(kube, settings.hostname)
+            if kube is not None and not settings.external
+            else None,
         )

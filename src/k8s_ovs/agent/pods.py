@@ -18,12 +18,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 
 from k8s_ovs.agent.addresses import AddressBook
-from k8s_ovs.agent.attaching import Installer, NodeNetwork, PodParts, host_ifname_of, link_of
+from k8s_ovs.agent.attaching import Installer, NodeNetwork, PodParts, held, host_ifname_of, link_of
 from k8s_ovs.agent.limits import LimitChanger
+from k8s_ovs.agent.orphans import Orphans
+from k8s_ovs.agent.ports import PortKeeper
 from k8s_ovs.agent.steps import Steps, whole
+from k8s_ovs.agent.traces import AddressCleaner
 from k8s_ovs.cni.codes import Code, as_cni_error
 from k8s_ovs.cni.locks import KeyedLocks
 from k8s_ovs.cni.protocol import AddResult, Request
@@ -44,15 +47,21 @@ class PodNetwork:
     """
 
     def __init__(self, parts: PodParts) -> None:
+        self._parts = parts
         self._switch = parts.switch
         self._links = parts.links
         self._installer = parts.installer
         self._netns_exists = parts.netns_exists
+        self._pod_lives = parts.pod_lives
         self._tenant_wait = parts.tenant_wait
         self._locks: KeyedLocks[str] = KeyedLocks()
         self._limits = parts.limits
         self.limits = LimitChanger(parts, self._locks)
-        self._addresses = AddressBook(lambda: (lease.address for lease in parts.switch.attachments()))
+        self.cleaner = AddressCleaner(parts.forget)
+        self.ports = PortKeeper(parts, self._locks)
+        self._lost = parts.lost
+        self._orphans = Orphans(parts.links, parts.complain)
+        self._addresses = AddressBook(self._taken, self.cleaner)
 
     async def add(self, request: Request) -> AddResult:
         """Attach a pod, or give the same answer as before. Raises CniError, and leaves nothing new then."""
@@ -106,13 +115,22 @@ class PodNetwork:
     async def gc(self, request: Request) -> None:
         """Remove every attachment that the runtime does not know, and what `recover` removes.
 
-        An attachment that is being made or removed meanwhile is left alone. Raises CniError 104 naming those that
-        could not be removed, after all were tried.
+        An attachment that is being made or removed meanwhile is left alone, and so is one in use: its veth exists, and so
+        its sandbox does, and Kubernetes has its pod. A list that misses such a one is wrong (CNI 1.1, "GC": plugins may
+        remove what it misses). Raises CniError 104 naming those that could not be removed, after all were tried.
         """
         keep = request.valid_attachments
         failed: list[str] = []
+        with _about("garbage collection"):
+            links = set(await self._links.leftovers())
         for lease in self._switch.attachments():
             if lease.key in keep:
+                continue
+            if lease.host_ifname in links and self._pod_lives(lease):
+                pod = f"{lease.namespace}/{lease.pod}"
+                log.warning(
+                    "GC: the runtime misses sandbox %s of pod %s, which lives: kept", lease.key.sandbox, pod
+                )
                 continue
             try:
                 await self._collect(lease)
@@ -120,6 +138,9 @@ class PodNetwork:
                 failed.append(f"{lease.key.sandbox}/{lease.key.ifname} ({lease.address}): {err}")
         try:
             await self.recover()
+            kept = {host_ifname_of(key) for key in keep}
+            for name in sorted(set(self._orphans.names) - kept):
+                await self._sweep(name)
         except K8sOvsError as err:
             failed.append(str(err))
         if failed:
@@ -137,14 +158,16 @@ class PodNetwork:
     async def recover(self) -> int:
         """Remove what a killed agent or a reboot left behind; returns how many attachments that were.
 
-        These are veths of ours that no lease names, and leases of which neither veth nor network namespace exists:
-        nothing else, and nothing of an ADD or DEL that is under way. Raises the first DataplaneError, after all
-        were tried.
+            These are veths of ours that no lease names, and leases of which neither veth nor network namespace exists:
+            nothing else, and nothing of an ADD or DEL that is under way. The veth of a pod that was attached once and lives
+        stays, though somebody has removed its lease. Raises the first DataplaneError, after all were tried.
         """
         links = set(await self._links.leftovers())
+        await self._orphans.look(held(self._parts))
+        lost = {*(lease.host_ifname for lease in self._lost.held()), *self._orphans.names}
         leases = {lease.host_ifname: lease for lease in self._switch.attachments()}
         work: list[Callable[[], Awaitable[bool]]] = []
-        work += [partial(self._sweep, name) for name in sorted(links - leases.keys())]
+        work += [partial(self._sweep, name) for name in sorted(links - leases.keys() - lost)]
         for name in sorted(leases.keys() - links):
             if not self._netns_exists(leases[name].netns):
                 work.append(partial(self._collect, leases[name]))
@@ -156,6 +179,9 @@ class PodNetwork:
             except K8sOvsError as err:
                 log.warning("cannot clean up: %s", err)
                 failures.append(err)
+        if not self._installer.trouble():
+            node = self._installer.node()
+            self._addresses.look(node.subnet, node.gateway)
         if failures:
             raise failures[0]
         return removed
@@ -168,6 +194,8 @@ class PodNetwork:
             return await self._renew(replace(lease, limits=limits), node)
         if lease is not None:
             await self._detach(lease.key)
+        await self._orphans.once(held(self._parts))
+        await self._addresses.prepare(node.subnet, node.gateway)
         with self._addresses.take(node.subnet, node.gateway) as address:
             attachment = Attachment(
                 key=request.key,
@@ -191,6 +219,7 @@ class PodNetwork:
             steps.on_failure("withdraw the flows", lambda: self._installer.withdraw(key))
             attachment = await whole(self._switch.add_port(attachment))
             await self._installer.install(attachment)
+            await whole(self._links.vouch(name, attachment.address))
         return attachment
 
     async def _renew(self, lease: Attachment, node: NodeNetwork) -> Attachment:
@@ -217,8 +246,12 @@ class PodNetwork:
         await whole(self._remove(key))
 
     async def _remove(self, key: AttachmentKey) -> None:
+        name = host_ifname_of(key)
+        await self._links.vouch(name, None)
         await self._switch.remove_port(key)
-        await self._links.delete(host_ifname_of(key))
+        self._addresses.freed()
+        await self._links.delete(name)
+        self._orphans.drop(name)
 
     # -- cleaning up; these take the lock themselves -----------------------------------------------------------------
 
@@ -240,11 +273,16 @@ class PodNetwork:
         if name in self._locks:
             return False
         async with self._locks.hold(name):
-            if any(lease.host_ifname == name for lease in self._switch.attachments()):
+            if any(lease.host_ifname == name for lease in held(self._parts)):
                 return False
             log.info("deleting %s, which belongs to no lease", name)
             await whole(self._links.delete(name))
+            self._orphans.drop(name)
             return True
+
+    def _taken(self) -> tuple[IPv4Address, ...]:
+        """Every address that is somebody's, whether or not there is a row that says so."""
+        return (*(lease.address for lease in held(self._parts)), *self._orphans.addresses)
 
     def _lease(self, key: AttachmentKey) -> Attachment | None:
         return next((lease for lease in self._switch.attachments() if lease.key == key), None)

@@ -3,7 +3,8 @@
 Sources and the CNI server hand it events (`submit`, `install`, `withdraw`) and await the commit that contains them.
 Events that arrive while a commit is under way share the next one. A full synchronisation, which reads the leases anew,
 compares with what the switch really holds and sends the difference only, runs at start, after a failed commit, when
-the switch says that it may have changed, when this node's own subnet is another, and once a period.
+the switch says that it may have changed, when this node's own subnet is another, and once a period. When the kernel says
+that the gateway has changed, only that is looked at.
 
 Nothing is sent before every source has synced, nor while this node has no subnet: until then the switch keeps the
 flows that it has, and traffic goes on. This module never talks to etcd or Kubernetes and never allocates anything.
@@ -12,11 +13,15 @@ flows that it has, and traffic goes on. This module never talks to etcd or Kuber
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass
 
+from k8s_ovs.agent.drift import OnRepair
 from k8s_ovs.agent.forgetting import Forgetter
+from k8s_ovs.agent.gateway import GatewayWatch
 from k8s_ovs.agent.inbox import Inbox
+from k8s_ovs.agent.lost import LostPorts
 from k8s_ovs.agent.pods import NodeNetwork
-from k8s_ovs.agent.reporter import TenantReporter
+from k8s_ovs.agent.reporter import TenantReporter, still_used
 from k8s_ovs.agent.schedule import SyncSchedule
 from k8s_ovs.agent.writer import (
     RETRY_FIRST,
@@ -28,10 +33,10 @@ from k8s_ovs.agent.writer import (
 )
 from k8s_ovs.errors import CniError, DataplaneError
 from k8s_ovs.model.events import AttachmentGone, AttachmentSet, Event, Source, Synced
-from k8s_ovs.model.types import AgentReport, Attachment, AttachmentKey
+from k8s_ovs.model.types import AgentReport, Attachment, AttachmentKey, HostSubnet, Tenant
 from k8s_ovs.model.view import LocalHost, LocalPodKey, NodeView, ViewKey
 
-__all__ = ["Plant", "ReconcileOptions", "ReconcileStats", "Reconciler", "lease_events"]
+__all__ = ["Plant", "ReconcileOptions", "ReconcileStats", "Reconciler", "Surroundings", "lease_events"]
 
 log = logging.getLogger(__name__)
 
@@ -39,39 +44,51 @@ TRY_AGAIN_LATER = 11
 """CNI specification 1.1, section "Error": well-known error code 11."""
 
 
-class Reconciler:
-    """Owns bridge and view of one node. `run` is its task; every other method is called from other tasks.
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the reconciler asks and tells.
 
     `source_trouble` says why nothing is heard of the cluster's records at the moment, or "": whoever waits for them is
     told that. `host_trouble` says what else of this host keeps it from serving pods, or "". `report` is told what this
-    node has applied of the tenants that change, from the first full synchronisation on.
+    node has applied of the tenants that change, from the first full synchronisation on, and what it uses of the
+    `lost_records`, which the store has no more; `on_repair` of what somebody else had changed.
     """
+
+    source_trouble: Callable[[], str] = lambda: ""
+    host_trouble: Callable[[], str] = lambda: ""
+    report: Callable[[AgentReport], None] = lambda report: None
+    on_repair: OnRepair = lambda findings: None
+    lost_records: Callable[[], Iterable[HostSubnet | Tenant]] = tuple
+
+
+class Reconciler:
+    """Owns bridge and view of one node. `run` is its task; every other method is called from other tasks."""
 
     def __init__(
         self,
         hostname: str,
         plant: Plant,
         options: ReconcileOptions,
-        *,
-        source_trouble: Callable[[], str] = lambda: "",
-        host_trouble: Callable[[], str] = lambda: "",
-        report: Callable[[AgentReport], None] = lambda report: None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.view = NodeView(hostname, options.node_ip)
+        self._surroundings = surroundings = surroundings or Surroundings()
+        self._inbox = Inbox()
         self._hostname = hostname
         self._external = options.external
         self._empty = False
         self._switch = plant.switch
-        self.reporter = TenantReporter(plant.flows.settle, report)
+        self.reporter = TenantReporter(plant.flows.settle, surroundings.report)
         self._forgetter = Forgetter(plant.flows.forget)
-        self._writer = BridgeWriter(plant, options, self.reporter.doubt, self._forgetter.note)
+        self._writer = BridgeWriter(
+            plant, options, self.reporter.doubt, self._forgetter.note, surroundings.on_repair
+        )
+        self._gateway = GatewayWatch(plant.host, options.bridge.gateway, self._inbox.nudge)
         self.stats = self._writer.stats
         self._schedule = SyncSchedule(options.resync_period, RETRY_FIRST, RETRY_MOST)
-        self._source_trouble = source_trouble
-        self._host_trouble = host_trouble
-        self._inbox = Inbox()
         self._tenants_changed = asyncio.Condition()
         self._withdrawn: set[AttachmentKey] = set()
+        self.lost = LostPorts(self.view.state.attachments.values)
         self._local: LocalHost | None = None
         self._served: LocalHost | None = None
         self._problem = ""
@@ -105,6 +122,7 @@ class Reconciler:
         say): a pod that is told Ready must have a network.
         """
         self._withdrawn.discard(attachment.key)
+        self.lost.forget(attachment.key)
         # A switch that was restarted meanwhile may have given the port another number, and has told us so already.
         lease = next((row for row in self._switch.attachments() if row.key == attachment.key), attachment)
         await self.submit(AttachmentSet(lease))
@@ -121,6 +139,7 @@ class Reconciler:
         synchronisation without these flows comes before any other pod can get the address.
         """
         self._withdrawn.add(key)
+        self.lost.forget(key)
         done = self.post(AttachmentGone(key))
         if self.bridge_trouble():
             return
@@ -159,7 +178,7 @@ class Reconciler:
 
     def trouble(self) -> str:
         """Why this node cannot serve pods yet, or "" when it can."""
-        return self.bridge_trouble() or self._host_trouble()
+        return self.bridge_trouble() or self._surroundings.host_trouble()
 
     def bridge_trouble(self) -> str:
         """Why the bridge is not as it should be, or ""."""
@@ -175,6 +194,7 @@ class Reconciler:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow_switch(), name="switch")
+                tasks.create_task(self._gateway.run(), name="gateway")
                 tasks.create_task(self._work(), name="bridge")
                 tasks.create_task(self.reporter.run(), name="reporter")
                 tasks.create_task(self._forgetter.run(), name="forgetter")
@@ -254,6 +274,8 @@ class Reconciler:
                 await self._writer.commit()
             if reason := self._schedule.due(_now()):
                 await self._synchronise(reason)
+            elif self._gateway.take() and self._served is not None:
+                await self._writer.ensure_host(self._served)
         except DataplaneError as err:
             failure = err
             self.stats.failures += 1
@@ -262,7 +284,8 @@ class Reconciler:
             log.error("synchronising the bridge failed: %s", err)
         if self._writer.certain and self.view.local is not None:
             self._inbox.confirm()
-            report = AgentReport(self._hostname, self.view.local.host_ip, self.view.steps)
+            used = still_used(self._surroundings.lost_records(), self.view)
+            report = AgentReport(self._hostname, self.view.local.host_ip, self.view.steps, used)
             self.reporter.confirm(report, self._writer.revision)
         elif failure is not None:
             self._inbox.fail(failure)
@@ -277,9 +300,12 @@ class Reconciler:
         if local is None:
             return
         self._schedule.begin()
+        self._gateway.take()
         await self._writer.ensure_bridge()
         self._writer.plan(self.view, self.view.set_sctp(self._switch.datapath == "system"))
         rows = {attachment.key: attachment for attachment in self._switch.attachments()}
+        known = self.view.state.attachments
+        self.lost.note(known[key] for key in known.keys() - rows.keys() - self._withdrawn)
         self._withdrawn &= rows.keys()
         await self._apply(lease_events(rows, self.view.state.attachments, self._withdrawn))
         await self._writer.replace(reason)
@@ -310,7 +336,7 @@ class Reconciler:
         return ""
 
     def _why_no_news(self) -> str:
-        trouble = self._source_trouble()
+        trouble = self._surroundings.source_trouble()
         return f" ({trouble})" if trouble else ""
 
 

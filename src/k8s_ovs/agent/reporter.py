@@ -8,18 +8,29 @@ how many steps came before it makes no difference.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 
 from k8s_ovs.errors import DataplaneError
-from k8s_ovs.model.types import AgentReport
+from k8s_ovs.model.types import AgentReport, HostSubnet, StillUsed, Tenant
+from k8s_ovs.model.view import NodeView
 
 log = logging.getLogger(__name__)
 
 RETRY_FIRST, RETRY_MOST = 0.2, 5.0
 """Seconds until a switch that could not settle is asked again: doubled from the first to the most."""
+
+
+def still_used(lost: Iterable[HostSubnet | Tenant], view: NodeView) -> StillUsed:
+    """What of the records that the store has lost this node has a use for."""
+    if not (records := list(lost)) or view.local is None:
+        return StillUsed()
+    here = {attachment.namespace for attachment in view.state.attachments.values()}
+    own = any(isinstance(one, HostSubnet) and one.host_ip == view.local.host_ip for one in records)
+    tenants = {one.name: one.vni for one in records if isinstance(one, Tenant) and one.name in here}
+    return StillUsed(view.local.subnet if own else None, tenants)
 
 
 class TenantReporter:

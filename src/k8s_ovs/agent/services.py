@@ -33,17 +33,23 @@ SliceBatches = AsyncGenerator[Sequence[Upserted[EndpointSlice] | Deleted | InSyn
 
 @dataclass(frozen=True, slots=True)
 class ServiceSources:
-    """Where Services and slices are read; each call begins to watch anew."""
+    """Where Services and slices are read; each call begins to watch anew. `trouble` says why nothing is heard now, or ""."""
 
     services: Callable[[], ServiceBatches]
     slices: Callable[[], SliceBatches]
+    trouble: Callable[[], str] = lambda: ""
 
     @classmethod
     def of(cls, kube: KubeClient, pace: Pace | None = None) -> "ServiceSources":
         """Those of an API server."""
-        return cls(
-            Reflector(kube, SERVICES, pace=pace).watch, Reflector(kube, ENDPOINT_SLICES, pace=pace).watch
-        )
+        services = Reflector(kube, SERVICES, pace=pace)
+        slices = Reflector(kube, ENDPOINT_SLICES, pace=pace)
+
+        def trouble() -> str:
+            error = services.error or slices.error
+            return "" if error is None else str(error)
+
+        return cls(services.watch, slices.watch, trouble)
 
 
 class ServiceFeed:
@@ -58,6 +64,10 @@ class ServiceFeed:
     def problems(self) -> Mapping[str, tuple[RecordError, ...]]:
         """What cannot be used of the objects that are there now, by kind and name."""
         return self._problems
+
+    def trouble(self) -> str:
+        """Why nothing is heard from the API server at the moment, or ""."""
+        return self._sources.trouble() if self._sources is not None else ""
 
     async def run(self) -> None:
         """Until cancelled; outages of the API are waited out by the reflectors."""

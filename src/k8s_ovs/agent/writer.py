@@ -6,14 +6,18 @@ It never decides when to write, and never retries.
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from errno import ENODEV
 from ipaddress import IPv4Address
 from time import monotonic
 
+from k8s_ovs.agent.drift import Drift, OnRepair
 from k8s_ovs.agent.forgetting import Gone
 from k8s_ovs.config import VXLAN_OVERHEAD
 from k8s_ovs.dataplane.bridge import BridgeSpec, FlowTable, GatewaySpec, HostNetwork, Switch
-from k8s_ovs.errors import OpenFlowError
+from k8s_ovs.dataplane.findings import Finding, Kind, found
+from k8s_ovs.errors import LinkError, OpenFlowError
 from k8s_ovs.flows.diff import Mod
 from k8s_ovs.flows.groupids import endpoints_in_use, groups_in_use
 from k8s_ovs.flows.names import DROP_BIT, MAGIC_SHIFT, STAGE_MASK, STAGE_SHIFT, StageId, cookie_of
@@ -29,6 +33,9 @@ _STAGE = 0xFFFF << MAGIC_SHIFT | DROP_BIT | STAGE_MASK << STAGE_SHIFT
 RETRY_FIRST = 0.2
 RETRY_MOST = 10.0
 """Seconds until a failed synchronisation is tried again: doubled from the first to the most."""
+PATIENCE = 3
+"""How often in a row the gateway's device may be missing after a restart of the switch, before it is made anew.
+Without a restart, once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,6 @@ class ReconcileStats:
     commits: int = 0
     full_syncs: int = 0
     failures: int = 0
-    repaired_flows: int = 0
     flows: int = 0
     observe_commit: Callable[[float], None] = lambda seconds: None
 
@@ -78,8 +84,12 @@ class BridgeWriter:
         options: ReconcileOptions,
         on_doubt: Callable[[], None] = lambda: None,
         on_gone: Callable[[Iterable[Gone]], None] = lambda gone: None,
+        on_repair: OnRepair = lambda findings: None,
     ) -> None:
-        """`on_doubt` is called whenever the bridge comes into doubt, `on_gone` once no flow leads to UDP endpoints any more."""
+        """`on_doubt` is called whenever the bridge comes into doubt, `on_gone` once no flow leads to UDP endpoints any more.
+
+        `on_repair` is told of what somebody else had changed.
+        """
         self.stats = ReconcileStats()
         self.mtu = 0
         self.revision = 0
@@ -89,8 +99,10 @@ class BridgeWriter:
         self._options = options
         self._desired = DesiredFlows()
         self._view: NodeView | None = None
-        self._adopted = False
+        self._adopted = self._followed = False
         self._pending: list[Mod] = []
+        self._drift = Drift(plant.switch, on_repair)
+        self._without_device = 0
         self._doubts = 1
         self._resolved = 0
 
@@ -112,7 +124,8 @@ class BridgeWriter:
 
     async def ensure_bridge(self) -> None:
         """Make the bridge and its fixed ports as they should be. Raises OvsdbError."""
-        await self._plant.switch.ensure_bridge(replace(self._options.bridge, mtu=self.mtu or None))
+        spec = replace(self._options.bridge, mtu=self.mtu or None)
+        self._drift.bridge(spec, await self._plant.switch.ensure_bridge(spec))
 
     async def commit(self) -> None:
         """Send what was planned since the last time, as one bundle. Raises OpenFlowError; then all is in doubt."""
@@ -124,6 +137,7 @@ class BridgeWriter:
         try:
             await self._plant.flows.commit(mods)
         except OpenFlowError:
+            self._drift.forget()
             self.doubt()
             raise
         self._on_gone(self._desired.take_forgotten())
@@ -133,12 +147,23 @@ class BridgeWriter:
 
     async def replace(self, reason: str) -> None:
         """Make the bridge hold exactly what was planned, sending the difference only. Raises OpenFlowError."""
+        if self._drift.flows_known:
+            # What is planned and not sent yet would look like somebody's doing.
+            with suppress(OpenFlowError):
+                await self.commit()
         doubts, was_certain, self._pending = self._doubts, self.certain, []
+        restarts = self._plant.switch.restarts
         try:
             if not self._adopted:
                 await self._adopt()
             result = await self._plant.flows.replace(self._desired.all())
+            if not self._followed:
+                # Whoever is told that this node is ready must be able to rely on it: what an agent before this one had
+                # sent, or what it did not know yet, is in no cache any more.
+                await self._plant.flows.settle()
+                self._followed = True
         except OpenFlowError:
+            self._drift.forget()
             self.doubt()
             raise
         self._on_gone(self._desired.take_forgotten())
@@ -150,8 +175,7 @@ class BridgeWriter:
             log.info(
                 "full synchronisation (%s): %d flows added, %d deleted", reason, result.added, result.deleted
             )
-            if reason == "period":
-                self.stats.repaired_flows += result.added + result.deleted
+        self._drift.flows(result.findings, restarts)
 
     async def _adopt(self) -> None:
         """Let the Services keep the groups that the switch has for them, so that a restart moves no connection.
@@ -173,6 +197,7 @@ class BridgeWriter:
     async def clear(self) -> None:
         """Remove every flow; what is planned stays planned. Raises OpenFlowError."""
         self.doubt()
+        self._drift.forget()
         self._pending = []
         result = await self._plant.flows.replace(())
         self.stats.flows = 0
@@ -195,5 +220,30 @@ class BridgeWriter:
             mac=mac_of(local.gateway),
             mtu=self.mtu,
         )
-        if await host.ensure_gateway(spec):
+        restarts = self._plant.switch.restarts
+        if findings := await self._ensure_gateway(spec):
             log.info("gateway %s: set to %s", gateway, local.gateway)
+        self._drift.gateway(spec, findings, restarts)
+
+    async def _ensure_gateway(self, spec: GatewaySpec) -> tuple[Finding, ...]:
+        """What had to be changed. A device that somebody has deleted or renamed is made anew.
+
+        A switch that ends takes its devices with it, and brings them back: only one that is missing while the switch has
+        answered (the next synchronisation asks it for its flows first) is somebody's doing.
+        """
+        host, known = self._plant.host, self._drift.gateway_known(spec)
+        try:
+            findings = await host.ensure_gateway(spec)
+        except LinkError as err:
+            if err.errno != ENODEV:
+                raise
+            self._without_device += 1
+            if self._without_device <= (1 if known else PATIENCE):
+                raise
+        else:
+            self._without_device = 0
+            return findings
+        self._without_device = 0
+        await self._plant.switch.remake_gateway(replace(self._options.bridge, mtu=self.mtu or None))
+        await host.ensure_gateway(spec)
+        return found(Kind.LINK, [f"{spec.ifname}: did not exist"])

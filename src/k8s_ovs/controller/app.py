@@ -70,6 +70,10 @@ class Election(Protocol):
     def holder(self) -> str:
         """Who leads, as far as known; empty if nobody."""
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing is known of the lease at the moment; empty if all is well."""
+
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Call `lead` whenever we lead, cancel it when we do not."""
 
@@ -112,9 +116,12 @@ class Controller:
         if self._config_trouble:
             return self._config_trouble
         if self._worker is not None:
-            return self._worker.trouble
+            outage = self._services.store.outage
+            return self._worker.trouble or self._cluster.trouble or ("" if outage is None else str(outage))
         if self._election.is_leader:
             return "the lease has just been won"
+        if self._election.trouble:
+            return f"not leading: {self._election.trouble}"
         if not self._election.holder:
             return "no controller leads yet: is the Kubernetes API reachable?"
         return ""

@@ -125,5 +125,5 @@ def advanced(tenant: Tenant) -> Tenant:
         return tenant
     step = _NEXT.get(change.step)
     if step is None:
-        return Tenant(tenant.name, change.new)
+        return replace(tenant, vni=change.new, change=None)
     return replace(tenant, change=replace(change, step=step))

@@ -108,12 +108,16 @@ class KubeCluster:
 
 @dataclass(slots=True)
 class Facts:
-    """The Nodes and Namespaces as told so far; they count only once both are in sync."""
+    """The Nodes and Namespaces as told so far; they count only once both are in sync.
+
+    `uids` are those of the Namespaces: by them one is known from another that had its name before.
+    """
 
     nodes: dict[str, HostNode] = field(default_factory=dict)
     namespaces: set[str] = field(default_factory=set)
     nodes_in_sync: bool = False
     namespaces_in_sync: bool = False
+    uids: dict[str, str] = field(default_factory=dict)
 
     def apply_nodes(self, batch: Iterable[Upserted[Node] | Deleted | InSync]) -> bool:
         """Take in a batch. Whether anything changed that a plan depends on: a heartbeat does not."""
@@ -138,10 +142,13 @@ class Facts:
         for item in batch:
             match item:
                 case Upserted(namespace):
-                    replaced |= namespace.metadata.name not in self.namespaces
-                    self.namespaces.add(namespace.metadata.name)
+                    name, uid = namespace.metadata.name, namespace.metadata.uid
+                    replaced |= name not in self.namespaces or self.uids.get(name) != uid
+                    self.namespaces.add(name)
+                    self.uids[name] = uid
                 case Deleted(_, name):
                     self.namespaces.discard(name)
+                    self.uids.pop(name, None)
                 case InSync():
                     self.namespaces_in_sync = True
         return replaced or before != (len(self.namespaces), self.namespaces_in_sync)

@@ -5,7 +5,7 @@ request that is refused gets that answer at once, with the reason under the key 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from k8s_ovs.errors import ExhaustedError
 from k8s_ovs.model.types import GLOBAL_VNI, NetNamespace, Tenant, TenantChange, TenantStep, Vni
@@ -67,7 +67,7 @@ def judge(record: NetNamespace, tenants: Mapping[str, Tenant], new_vni: Callable
 def begun(tenant: Tenant, record: NetNamespace, new: Vni, identity: str) -> Tenant:
     """The tenant with a change to `new` that has just begun."""
     change = TenantChange(identity, TenantStep.ACCEPT, tenant.vni, new, record.action, record.other)
-    return Tenant(tenant.name, tenant.vni, change)
+    return replace(tenant, change=change)
 
 
 def _join(record: NetNamespace, tenants: Mapping[str, Tenant]) -> Verdict:

@@ -65,20 +65,31 @@ class _Remembered:
 
     And what each host had (`former`), for when its record is deleted although the host goes on or comes back.
     Only this reign's memory: a leader that comes later holds nothing for a malformed record, until it is repaired
-    or deleted, and gives a host without a record any subnet.
+    or deleted, and gives a host without a record any subnet. But what the store has lost, agents that use it tell.
     """
 
     subnets: dict[IPv4Address, IPv4Network] = field(default_factory=dict)
     former: dict[str, IPv4Network] = field(default_factory=dict)
+    tenants: dict[str, Vni] = field(default_factory=dict)
+    used: list[IPv4Network] = field(default_factory=list)
+    """Subnets that hosts use which are no Nodes and have no record any more."""
 
-    def update(self, snapshot: Snapshot) -> None:
-        """Keep what is malformed now, replace everything else."""
+    def update(self, snapshot: Snapshot, facts: Facts) -> None:
+        """Keep what is malformed now and what the store has lost, replace everything else."""
         malformed = Malformed.of(snapshot)
         self.subnets = {ip: net for ip, net in self.subnets.items() if ip in malformed.host_ips}
         self.subnets |= {ip: r.subnet for ip, r in snapshot.host_subnets.items() if r.subnet is not None}
         owners = {r.subnet: r.host for r in snapshot.host_subnets.values() if r.subnet is not None}
         self.former = {host: net for host, net in self.former.items() if owners.get(net, host) == host}
         self.former |= {host: subnet for subnet, host in owners.items()}
+        telling = [(r.host, r.used.subnet) for r in snapshot.reports.values() if r.used.subnet is not None]
+        lost = {host: subnet for host, subnet in telling if owners.get(subnet, host) == host}
+        self.former |= lost
+        self.used = [subnet for host, subnet in lost.items() if host not in facts.nodes]
+        told = {name: vni for r in snapshot.reports.values() for name, vni in r.used.tenants.items()}
+        now = {tenant.name: tenant.vni for tenant in snapshot.tenants.values()}
+        known = told | self.tenants | now
+        self.tenants = {name: vni for name, vni in known.items() if name in facts.namespaces}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +135,7 @@ class Rounds:
         config = snapshot.config
         if config is None:
             raise no_config()
-        self._remembered.update(snapshot)
+        self._remembered.update(snapshot, self._facts)
         tenants = self._plan_tenants(snapshot, config)
         plans: dict[str, Plan] = {"subnet": self._plan_subnets(snapshot, config), "vni": tenants}
         metrics.free_subnets.set(plans["subnet"].free)
@@ -155,15 +166,17 @@ class Rounds:
         nodes = [*self._facts.nodes.values(), *(HostNode(name) for name in unseen)]
         if self._subnets is None or self._subnets.config != config:
             self._subnets = SubnetAllocator(config)
-        held = self._remembered.subnets.values()
+        held = [*self._remembered.subnets.values(), *self._remembered.used]
         former = self._remembered.former
         return plan_subnets(snapshot, nodes, config, held, former=former, allocator=self._subnets)
 
     def _plan_tenants(self, snapshot: Snapshot, config: NetworkConfig, *, sure: bool = False) -> TenantPlan:
-        namespaces = self._facts.namespaces | self._there["vni"]
+        names = self._facts.namespaces | self._there["vni"]
+        namespaces = {name: self._facts.uids.get(name, "") for name in names}
         if self._tenants is None:
             self._tenants = TenantMemory(lambda: secrets.token_hex(4), _allocator(snapshot))
         now, memory = self._services.clock(), self._tenants
+        memory.former = self._remembered.tenants
         self._watched += min(now - self._looked, UNSEEN_SECONDS) if self._looked is not None else 0.0
         self._looked = now
         skips = memory.patience.skips

@@ -10,11 +10,13 @@ Called by `rounds` with a snapshot and the Namespaces; pure but for what `Patien
 - A request changes a tenant step by step, each one applied by every node before the next (`changes`).
 - Single-tenant mode: every tenant is global by definition; no ledger is made, and requests are refused. What exists
   stays: after a switch back to multitenant mode the tenants are what they were.
-- In both modes what belongs to a Namespace that is gone is deleted.
+- In both modes what belongs to a Namespace that is gone is deleted. One that was made anew under its name before anybody
+  noticed is another tenant: it gets a VNI of its own at once, and nothing of what its predecessor was joined with.
 - A malformed record stays as it is; its Namespace keeps its tenant.
+- A Namespace whose tenant the store has lost (it was put back to an older state) gets the VNI that it had, if that is known.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -53,6 +55,8 @@ class TenantMemory:
     new_id: Callable[[], str]
     allocator: VniAllocator = field(default_factory=VniAllocator)
     patience: Patience = field(default_factory=Patience)
+    former: Mapping[str, Vni] = field(default_factory=dict)
+    """What each living Namespace is known to have had, or to have still on some node: a store that was restored forgets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ class TenantPlan(Plan):
 
 def plan_tenants(
     snapshot: Snapshot,
-    namespaces: Iterable[str],
+    namespaces: Iterable[str] | Mapping[str, str],
     config: NetworkConfig,
     memory: TenantMemory,
     now: float,
@@ -86,14 +90,16 @@ def plan_tenants(
 
     A first start adopts what is recorded as a whole: afterwards a NetID that somebody else has is refused.
 
-    `now` is in seconds of a clock that never goes back. With `sure`, only what does not rest on the absence of a
-    Namespace: for when nobody can be asked whether it is really gone.
+    `now` is in seconds of a clock that never goes back; `namespaces` may have a uid for each. With `sure`, only what does
+    not rest on the absence of a Namespace: for when nobody can be asked whether it is really gone.
     """
-    draft = _Draft(snapshot, frozenset(namespaces), memory, now, limit)
+    living = namespaces if isinstance(namespaces, Mapping) else dict.fromkeys(namespaces, "")
+    draft = _Draft(snapshot, living, memory, now, limit)
     draft.sure = sure
     if not sure:
         draft.bury()
     if config.mode is Mode.MULTITENANT:
+        draft.recognize()
         draft.adopt()
         for name in sorted(draft.living & draft.tenants.keys()):
             if draft.full:
@@ -108,9 +114,10 @@ class _Draft:
     """One plan in the making. `tenants` and `records` are as they will be."""
 
     def __init__(
-        self, snapshot: Snapshot, living: frozenset[str], memory: TenantMemory, now: float, limit: int
+        self, snapshot: Snapshot, living: Mapping[str, str], memory: TenantMemory, now: float, limit: int
     ) -> None:
-        self.living = living
+        self.living = living.keys()
+        self._uids = living
         self.tenants = dict(snapshot.tenants)
         self._records = dict(snapshot.net_namespaces)
         self._snapshot = snapshot
@@ -127,8 +134,10 @@ class _Draft:
         self._missed: list[str] = []
         self.sure = False
         self._wake_at = inf
-        self._held = {vni for tenant in self.tenants.values() for vni in used(tenant)}
-        """Every VNI of a tenant, before or after this plan: what it frees is given away only after it."""
+        self._held: dict[Vni, set[str]] = {}
+        """Every VNI of a tenant, before or after this plan, and whose: what it frees is given away only after it."""
+        for tenant in self.tenants.values():
+            self._hold(tenant)
         self._named = {record.net_id for record in self._records.values() if record.net_id is not None}
         self._forbidden = {
             error.record.name: error
@@ -153,12 +162,42 @@ class _Draft:
         if not self._snapshot.tenants:
             for name in sorted(self.living & self._records.keys()):
                 if (wanted := self._records[name].net_id) is not None:
-                    self._put(Tenant(name, wanted))
+                    self._put(self._tenant(name, wanted))
         for name in sorted(self.living - self.tenants.keys()):
             if self.full:
                 break
             if name not in self._malformed or name in self._forbidden:
                 self._make(name, self._records.get(name))
+
+    def recognize(self) -> None:
+        """Tell Namespaces from those that had their names before them."""
+        for name in sorted(self.living & self.tenants.keys()):
+            tenant, uid = self.tenants[name], self._uids[name]
+            if self.full:
+                break
+            if uid and not tenant.uid:
+                self._put(replace(tenant, uid=uid))
+            elif uid not in ("", tenant.uid):
+                self._succeed(name)
+
+    def _succeed(self, name: str) -> None:
+        """Another Namespace has the name now. What it asks for itself is served later."""
+        record = self._records.get(name)
+        try:
+            vni = GLOBAL_VNI if name == GLOBAL_NAMESPACE else self._new_vni()
+        except ExhaustedError as err:
+            self._problems.append(_no_vni(name, err))
+            return
+        tenant = self._tenant(name, vni)
+        self._put(tenant)
+        if record is not None and record.action:
+            self._put_record(replace(record, net_id=vni))
+        elif name not in self._malformed:
+            self._put_record(answer(tenant, record))
+        self._allocated += vni != GLOBAL_VNI
+
+    def _tenant(self, name: str, vni: Vni) -> Tenant:
+        return Tenant(name, vni, uid=self._uids[name])
 
     def settle(self, name: str) -> None:
         """Serve the request of a Namespace, or lead its change one step further."""
@@ -213,10 +252,11 @@ class _Draft:
         wanted = record.net_id if record is not None else None
         error = ""
         if wanted is not None and wanted not in self._held and wanted != GLOBAL_VNI:
-            self._put(Tenant(name, wanted))
+            self._put(self._tenant(name, wanted))
             return
         try:
-            vni = GLOBAL_VNI if name == GLOBAL_NAMESPACE else self._new_vni()
+            given = GLOBAL_VNI if name == GLOBAL_NAMESPACE else self._former(name)
+            vni = self._new_vni() if given is None else given
         except ExhaustedError as err:
             self._problems.append(_no_vni(name, err))
             return
@@ -226,14 +266,22 @@ class _Draft:
             error = (
                 f"NetID {wanted} is taken or global, {name} got {vni}: who wants that one asks with an Action"
             )
-        tenant = Tenant(name, vni)
+        tenant = self._tenant(name, vni)
         self._put(tenant)
         asking = record is not None and record.action and not error
         if record is not None and asking:
             self._put_record(replace(record, net_id=vni))
         else:
             self._put_record(answer(tenant, record, error))
-        self._allocated += vni != GLOBAL_VNI
+        self._allocated += given is None
+
+    def _former(self, name: str) -> Vni | None:
+        """The VNI that the Namespace had before the store forgot it, unless it is somebody else's now."""
+        vni = self._memory.former.get(name)
+        if vni is None or vni == GLOBAL_VNI:
+            return vni
+        ours = all(self._memory.former.get(holder) == vni for holder in self._held.get(vni, ()))
+        return vni if ours else None
 
     def _answer_missing(self, tenant: Tenant) -> None:
         """The record was deleted by hand, or holds a NetID that nobody may have, or nobody can read it."""
@@ -287,11 +335,15 @@ class _Draft:
             self._put_record(replace(record, net_id=further.vni))
 
     def _new_vni(self) -> Vni:
-        return self._memory.allocator.allocate(self._held | self._named)
+        return self._memory.allocator.allocate({*self._held, *self._named, *self._memory.former.values()})
 
     def _put(self, tenant: Tenant) -> None:
         self.tenants[tenant.name] = self._put_tenants[tenant.name] = tenant
-        self._held.update(used(tenant))
+        self._hold(tenant)
+
+    def _hold(self, tenant: Tenant) -> None:
+        for vni in used(tenant):
+            self._held.setdefault(vni, set()).add(tenant.name)
 
     def _put_record(self, record: NetNamespace) -> None:
         self._records[record.name] = self._put_records[record.name] = record

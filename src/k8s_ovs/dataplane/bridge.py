@@ -4,11 +4,12 @@ The agent knows only this module; `ovsdb`, `openflow`, `links` and `firewall` im
 `tests/fakes` for unit tests. The same contract tests run against both. Nothing here does I/O.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence, Set
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Literal, Protocol
 
+from k8s_ovs.dataplane.findings import Finding
 from k8s_ovs.flows.diff import Item, Mod
 from k8s_ovs.model.types import Attachment, AttachmentKey, Mac, OfPort, PodLimits
 
@@ -102,10 +103,11 @@ class FlowStats:
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What a full synchronisation changed: flows, groups and meters added (or changed) and deleted."""
+    """What a full synchronisation changed: flows, groups and meters added (or changed) and deleted; `findings` names some."""
 
     added: int
     deleted: int
+    findings: tuple[Finding, ...] = field(default=(), compare=False)
 
 
 class Switch(Protocol):
@@ -118,8 +120,15 @@ class Switch(Protocol):
     def datapath(self) -> Datapath:
         """The datapath of the bridge; known once `ensure_bridge` has returned."""
 
-    async def ensure_bridge(self, spec: BridgeSpec) -> None:
-        """Make the bridge and its fixed ports as `spec` says, changing only what differs. Raises OvsdbError."""
+    @property
+    def restarts(self) -> int:
+        """How often ovs-vswitchd has begun or ceased to serve the bridge: what it held before may be gone."""
+
+    async def ensure_bridge(self, spec: BridgeSpec) -> tuple[Finding, ...]:
+        """Make the bridge and its fixed ports as `spec` says, changing only what differs: what that was. Raises OvsdbError."""
+
+    async def remake_gateway(self, spec: BridgeSpec) -> None:
+        """Have the switch make the gateway's device anew, which it does not do by itself. Raises OvsdbError."""
 
     async def remove_bridge(self, name: str) -> None:
         """Remove the bridge and every port of it. Raises OvsdbError."""
@@ -152,7 +161,7 @@ class Switch(Protocol):
 
 
 class FlowTable(Protocol):
-    """The bridge's flows, groups and meters. One task calls it; others may call `settle`, `forget` and `dump` meanwhile."""
+    """The bridge's flows, groups and meters. One task calls it; others may call `settle`, `forget…` and `dump` meanwhile."""
 
     async def commit(self, mods: Sequence[Mod]) -> None:
         """Apply `mods`: flows and groups in one atomic bundle, new meters before it, deleted ones after it.
@@ -175,6 +184,12 @@ class FlowTable(Protocol):
 
     async def forget(self, endpoints: Iterable[tuple[IPv4Address, int, int]]) -> None:
         """Forget the translated connections to these (address, IP protocol, port). Raises OpenFlowError."""
+
+    async def forget_addresses(self, addresses: Set[IPv4Address]) -> None:
+        """Forget what the bridge's userspace datapath and session affinity know of these. Raises OpenFlowError.
+
+        Every connection that one of them began or answers. What is begun meanwhile may stay.
+        """
 
     async def dump(self, cookie: int = 0, mask: int = 0) -> list[FlowStats]:
         """The flows that the switch holds whose cookie is `cookie` where `mask` has ones. Raises OpenFlowError."""
@@ -204,6 +219,18 @@ class PodLinks(Protocol):
     async def delete(self, host_ifname: str) -> None:
         """Delete the pair; one that does not exist is no error. Raises LinkError."""
 
+    async def vouch(self, host_ifname: str, address: IPv4Address | None) -> None:
+        """Note at the host's end that its attachment is complete and has this address; None takes the note away.
+
+        A pair that does not exist is no error. Raises LinkError.
+        """
+
+    async def vouched(self) -> dict[str, IPv4Address]:
+        """The pairs that somebody has vouched for, by their host ends. Raises LinkError."""
+
+    async def keep_up(self) -> tuple[Finding, ...]:
+        """Set the host ends of vouched pairs up that somebody has set down: which those were. Raises LinkError."""
+
     async def leftovers(self) -> list[str]:
         """Host ends of pod links (known by their interface alias) that exist now."""
 
@@ -211,18 +238,30 @@ class PodLinks(Protocol):
 class HostNetwork(Protocol):
     """The host's own addresses, routes and rules."""
 
-    async def ensure_gateway(self, spec: GatewaySpec) -> bool:
-        """Make `spec.ifname` up with its address, MAC, MTU and route. True if something had to be changed. LinkError."""
+    async def ensure_gateway(self, spec: GatewaySpec) -> tuple[Finding, ...]:
+        """Make `spec.ifname` up with its address, MAC, MTU and routes: what had to be changed. Raises LinkError.
+
+        LinkError with errno ENODEV if there is no such interface.
+        """
+
+    def changes(self, ifname: str) -> AsyncGenerator[None, None]:
+        """Yield whenever the link, addresses or routes of `ifname` may have changed; what we change ourselves counts too.
+
+        Several changes before it is asked for again are one.
+        """
 
     async def underlay_mtu(self, host_ip: IPv4Address) -> int:
         """MTU of the interface that holds `host_ip`. Raises LinkError if none does."""
+
+    async def forget_addresses(self, addresses: Set[IPv4Address]) -> int:
+        """Forget every connection of the kernel's that one of these is an end of; how many those were. Raises LinkError."""
 
 
 class Firewall(Protocol):
     """NAT for traffic that leaves the cluster network, accepts where the host's own rules would drop, and what it refuses."""
 
-    async def ensure(self, spec: FirewallSpec) -> bool:
-        """Make our chains and jumps complete. True if something had to be changed. Raises FirewallError."""
+    async def ensure(self, spec: FirewallSpec) -> tuple[Finding, ...]:
+        """Make our chains and jumps complete: which of them had to be changed. Raises FirewallError."""
 
     async def remove(self) -> None:
         """Remove every chain and jump of ours; nothing to remove is no error. Raises FirewallError."""

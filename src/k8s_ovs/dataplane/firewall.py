@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from k8s_ovs.dataplane import process
 from k8s_ovs.dataplane.bridge import LINK_PREFIX, FirewallSpec
+from k8s_ovs.dataplane.findings import Finding, Kind, found
 from k8s_ovs.errors import FirewallError
 from k8s_ovs.model.types import HAIRPIN_IP
 
@@ -122,33 +123,52 @@ def _no_endpoint(spec: FirewallSpec) -> tuple[str, ...]:
     return (f"{service} {TCP_RESET}", f"{service} {UNREACHABLE}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Repair:
+    """Lines for iptables-restore that make a chain complete, and what was wrong with it."""
+
+    lines: list[str]
+    fault: str
+
+
 class IptablesFirewall:
     """See `bridge.Firewall`. `netns` is the file of the namespace to work in; None: the process's own."""
 
     def __init__(self, *, netns: str | None = None) -> None:
         self._prefix = ("nsenter", f"--net={netns}") if netns is not None else ()
 
-    async def ensure(self, spec: FirewallSpec) -> bool:
+    async def ensure(self, spec: FirewallSpec) -> tuple[Finding, ...]:
         """See `bridge.Firewall`. A chain that is not complete is written anew, in one step with its table."""
-        script = [line for chain in wanted_chains(spec) for line in await self._repair(chain)]
+        faults: list[str] = []
+        script: list[str] = []
+        for chain in wanted_chains(spec):
+            if repair := await self._repair(chain):
+                script += repair.lines
+                faults.append(f"chain {chain.name} of table {chain.table}: {repair.fault}")
         await self._restore(script, f"NAT rules for {spec.network}")
-        return bool(script)
+        return found(Kind.FIREWALL, faults)
 
     async def remove(self) -> None:
         """See `bridge.Firewall`."""
         script = [line for chain in CHAINS for line in await self._removal(chain)]
         await self._restore(script, "removal of the NAT rules")
 
-    async def _repair(self, chain: Chain) -> list[str]:
-        """The lines that make `chain` complete; none if it is."""
+    async def _repair(self, chain: Chain) -> _Repair | None:
+        """What makes `chain` complete; None if it is."""
         rules, jumps = await self._rules(chain.table, chain.name), await self._jumps(chain)
         lines: list[str] = []
+        faults: list[str] = []
         if rules is None or not await self._complete(chain, rules):
             lines += [f":{chain.name} - [0:0]", *(f"-A {chain.name} {rule}" for rule in chain.rules)]
+            faults.append("was missing" if rules is None else _difference(chain, rules))
         if jumps == 0:
             lines.append(f"-I {chain.parent} 1 -j {chain.name}")
         lines += [f"-D {chain.jump}"] * (jumps - 1)
-        return [f"*{chain.table}", *lines, "COMMIT"] if lines else []
+        if jumps != 1:
+            faults.append(f"{jumps or 'no'} jumps led to it from {chain.parent}")
+        if not lines:
+            return None
+        return _Repair([f"*{chain.table}", *lines, "COMMIT"], ", ".join(faults))
 
     async def _complete(self, chain: Chain, rules: list[str]) -> bool:
         """Whether `rules` are those of `chain`.
@@ -207,3 +227,12 @@ class IptablesFirewall:
 
 def _reason(done: process.Finished) -> str:
     return done.stderr.strip().replace("\n", "; ") or f"exit status {done.status}"
+
+
+def _difference(chain: Chain, rules: Sequence[str]) -> str:
+    """What is wrong with the rules of a chain that is there, counted; iptables may spell a rule in its own way."""
+    if not rules:
+        return "was empty"
+    if len(rules) != len(chain.rules):
+        return f"had {len(rules)} rules, not {len(chain.rules)}"
+    return "had other rules"

@@ -1,27 +1,33 @@
 """The host's own leg in the pod network: `NetlinkHostNetwork` implements `bridge.HostNetwork` on the kernel.
 
-For the agent at start, at each resync, and when the switch has changed (on the userspace datapath a restart of
-ovs-vswitchd makes the gateway's device anew, without address and routes). It touches the gateway's interface and the
-sysctls that `_sysctls` names, nothing else.
+For the agent at start, at each resync, when the switch has changed (on the userspace datapath a restart of
+ovs-vswitchd makes the gateway's device anew, without address and routes), and when the kernel tells of a change. It
+touches the gateway's interface and the sysctls that `_sysctls` names, nothing else.
 """
 
 import asyncio
 import errno
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Set
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
+from k8s_ovs.dataplane import ctnetlink
 from k8s_ovs.dataplane.bridge import GatewaySpec
+from k8s_ovs.dataplane.findings import Finding, Kind, found
+from k8s_ovs.dataplane.netlink_watch import watch_interface
 from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.rtnetlink import RTPROT_OURS, Link, LinkChange, Route, Rtnetlink
 from k8s_ovs.errors import LinkError
+from k8s_ovs.flows.fields import CT_ZONES
 from k8s_ovs.model.types import HAIRPIN_IP
 
 T = TypeVar("T")
 
 SYSCTLS = Path("/proc/sys/net/ipv4")
 """Of the network namespace of whoever opens them, not of the machine: the agent changes its own namespace only."""
+HOST_ZONE = 0
+"""The conntrack zone of what the host itself tracks."""
 
 
 class NetlinkHostNetwork:
@@ -30,43 +36,63 @@ class NetlinkHostNetwork:
     def __init__(self, *, netns: str | None = None) -> None:
         self._netns = netns
 
-    async def ensure_gateway(self, spec: GatewaySpec) -> bool:
+    async def ensure_gateway(self, spec: GatewaySpec) -> tuple[Finding, ...]:
         """See `bridge.HostNetwork`. Sets the sysctls too, in the namespace that the agent runs in."""
         return await self._run(lambda: _ensure_gateway(spec))
+
+    def changes(self, ifname: str) -> AsyncGenerator[None, None]:
+        """See `bridge.HostNetwork`. The kernel tells (rtnetlink(7), multicast groups)."""
+        return watch_interface(ifname, netns=self._netns)
 
     async def underlay_mtu(self, host_ip: IPv4Address) -> int:
         """See `bridge.HostNetwork`."""
         return await self._run(lambda: _mtu_of(host_ip))
 
+    async def forget_addresses(self, addresses: Set[IPv4Address]) -> int:
+        """See `bridge.HostNetwork`. In the host's own zone and in those of the bridge."""
+        zones = {HOST_ZONE, *CT_ZONES.values()}
+        return await self._run(lambda: ctnetlink.forget(addresses, zones))
+
     async def _run(self, function: Callable[[], T]) -> T:
         return await asyncio.to_thread(call_in, self._netns, function)
 
 
-def _ensure_gateway(spec: GatewaySpec) -> bool:
+def _ensure_gateway(spec: GatewaySpec) -> tuple[Finding, ...]:
     with Rtnetlink() as kernel:
         link = kernel.link(spec.ifname)
         if link is None:
             message = f"gateway interface {spec.ifname}: does not exist"
             raise LinkError(message, errno=errno.ENODEV, remedy="ovs-vswitchd makes it: check its log")
-        steps = (_link_as, _address_as, _routes_as)
-        changed = [step(kernel, link, spec) for step in steps]
-    return any([*changed, _sysctls(spec)])
+        return (
+            *found(Kind.LINK, _link_as(kernel, link, spec)),
+            *found(Kind.ADDRESS, _address_as(kernel, link, spec)),
+            *found(Kind.ROUTE, _routes_as(kernel, link, spec)),
+            *found(Kind.SYSCTL, _sysctls(spec)),
+        )
 
 
-def _link_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> bool:
-    if link.mac == spec.mac and link.mtu == spec.mtu and link.up:
-        return False
-    if not link.up:
+def _link_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> list[str]:
+    faults = [] if link.up else [f"{spec.ifname}: was down"]
+    faults += [] if link.mac == spec.mac else [f"{spec.ifname}: MAC was {link.mac}, not {spec.mac}"]
+    faults += [] if link.mtu == spec.mtu else [f"{spec.ifname}: MTU was {link.mtu}, not {spec.mtu}"]
+    if faults and not link.up:
         kernel.no_ipv6_address(link)
-    kernel.set_link(link, LinkChange(mac=spec.mac, mtu=spec.mtu, up=True))
-    return True
+    if faults:
+        kernel.set_link(link, LinkChange(mac=spec.mac, mtu=spec.mtu, up=True))
+    return faults
 
 
-def _address_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> bool:
-    return kernel.only_address(link, IPv4Interface((spec.address, spec.subnet.prefixlen)))
+def _address_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> list[str]:
+    wanted = IPv4Interface((spec.address, spec.subnet.prefixlen))
+    held = [address for _, address in kernel.addresses(link)]
+    if not kernel.only_address(link, wanted):
+        return []
+    strange = ", ".join(str(address) for address in held if address != wanted)
+    missing = [] if wanted in held else [f"{wanted} of {spec.ifname}: was missing"]
+    return [*missing, *([f"{strange} of {spec.ifname}: is not ours"] if strange else [])]
 
 
-def _routes_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> bool:
+def _routes_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> list[str]:
     """The routes to pods, Services and HAIRPIN_IP. Those of ours that an older configuration has left behind go."""
     networks = {spec.network, spec.service_network, IPv4Network(HAIRPIN_IP)} - {spec.subnet}
     wanted = {Route(network, source=spec.address) for network in networks}
@@ -78,10 +104,11 @@ def _routes_as(kernel: Rtnetlink, link: Link, spec: GatewaySpec) -> bool:
             kernel.delete_route(link, route)
     for route in missing:
         kernel.put_route(link, route)
-    return bool(stale or missing)
+    faults = [f"{route.to} through {spec.ifname}: was missing" for route in missing]
+    return faults + [f"{route.to} through {spec.ifname}: was of another configuration" for route in stale]
 
 
-def _sysctls(spec: GatewaySpec) -> bool:
+def _sysctls(spec: GatewaySpec) -> list[str]:
     """Forwarding on; redirects into the pod network off.
 
     The kernel makes one for each packet that would leave where it came in, as those do that the firewall refuses. It
@@ -89,8 +116,13 @@ def _sysctls(spec: GatewaySpec) -> bool:
     the kernel's net/ipv4/route.c; a test shows it). The setting of an interface and that of "all" are joined by "or", so
     that "all" has to be off; other interfaces keep their own.
     """
-    redirects = [f"conf/{name}/send_redirects" for name in ("all", spec.ifname)]
-    return any([_sysctl("ip_forward", "1"), *(_sysctl(name, "0") for name in redirects)])
+    wanted = {"ip_forward": "1"}
+    wanted |= {f"conf/{name}/send_redirects": "0" for name in ("all", spec.ifname)}
+    return [
+        f"net.ipv4.{name.replace('/', '.')}: was not {value}"
+        for name, value in wanted.items()
+        if _sysctl(name, value)
+    ]
 
 
 def _sysctl(name: str, value: str) -> bool:

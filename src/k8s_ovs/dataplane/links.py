@@ -16,11 +16,12 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
 from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, PodLink
+from k8s_ovs.dataplane.findings import Finding, Kind, found
 from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.rtnetlink import Link, LinkChange, Route, Rtnetlink
 from k8s_ovs.dataplane.shaper import bucket_of, shape, shaped_rate
@@ -72,6 +73,18 @@ class NetlinkPodLinks:
         """See `bridge.PodLinks`."""
         await self._start(lambda: self._delete(host_ifname))
 
+    async def vouch(self, host_ifname: str, address: IPv4Address | None) -> None:
+        """See `bridge.PodLinks`. The kernel keeps it as the interface's group, for which nothing else is used."""
+        await self._start(lambda: self._vouch(host_ifname, address))
+
+    async def vouched(self) -> dict[str, IPv4Address]:
+        """See `bridge.PodLinks`."""
+        return await self._start(self._vouched)
+
+    async def keep_up(self) -> tuple[Finding, ...]:
+        """See `bridge.PodLinks`."""
+        return await self._start(self._keep_up)
+
     async def leftovers(self) -> list[str]:
         """See `bridge.PodLinks`."""
         return await self._start(self._leftovers)
@@ -107,6 +120,28 @@ class NetlinkPodLinks:
                 )
                 raise LinkError(message, errno=errno.EINVAL)
             host.delete_link(found)
+
+    def _vouch(self, host_ifname: str, address: IPv4Address | None) -> None:
+        group = int(address) if address is not None else 0
+        with call_in(self._netns, Rtnetlink) as host:
+            found = host.link(host_ifname)
+            if found is not None and _is_ours(found) and found.group != group:
+                host.set_link(found, LinkChange(group=group))
+
+    def _vouched(self) -> dict[str, IPv4Address]:
+        with call_in(self._netns, Rtnetlink) as host:
+            return {
+                link.name: IPv4Address(link.group)
+                for link in host.links()
+                if _is_ours(link) and _is_vouched(link)
+            }
+
+    def _keep_up(self) -> tuple[Finding, ...]:
+        with call_in(self._netns, Rtnetlink) as host:
+            down = [link for link in host.links() if _is_ours(link) and _is_vouched(link) and not link.up]
+            for link in down:
+                host.set_link(link, LinkChange(up=True))
+        return found(Kind.LINK, [f"{link.name}: was down" for link in down])
 
     def _leftovers(self) -> list[str]:
         with call_in(self._netns, Rtnetlink) as host:
@@ -231,6 +266,10 @@ def _check_in_pod(host: Rtnetlink, link: PodLink) -> None:
 
 def _is_ours(link: Link) -> bool:
     return link.alias.startswith(LINK_ALIAS_PREFIX) or link.unfinished
+
+
+def _is_vouched(link: Link) -> bool:
+    return link.group != 0 and not link.unfinished
 
 
 def _undo(host: Rtnetlink, host_ifname: str) -> None:

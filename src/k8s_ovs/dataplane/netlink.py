@@ -1,14 +1,14 @@
-"""The kernel's netlink messages: requests, answers and attributes, for rtnetlink and generic netlink.
+"""The kernel's netlink messages: requests, answers and attributes, for rtnetlink, generic netlink and conntrack.
 
-For `rtnetlink`, which knows links, addresses and routes. Blocking: one request, one answer, over a socket that stays
-in the namespace in which it was opened. Formats: netlink(7), rtnetlink(7), linux/netlink.h.
+For `rtnetlink`, which knows links, addresses and routes, and `ctnetlink`. Blocking: one request, one answer, over a socket
+that stays in the namespace in which it was opened. Formats: netlink(7), rtnetlink(7), linux/netlink.h.
 """
 
 import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from k8s_ovs.errors import LinkError
@@ -40,6 +40,8 @@ OVS_FAMILY = "ovs_datapath"
 TIMEOUT = 10.0
 RECEIVE = 1 << 16
 DUMP_TRIES = 10
+
+Keep = Callable[[bytes], bool]
 
 
 def attr(kind: int, payload: bytes) -> bytes:
@@ -117,10 +119,13 @@ class Netlink:
         """Close the socket; doing it twice is harmless."""
         self._socket.close()
 
-    def request(self, kind: int, payload: bytes, flags: int = 0, *, what: str) -> list[bytes]:
+    def request(
+        self, kind: int, payload: bytes, flags: int = 0, *, what: str, keep: Keep = lambda payload: True
+    ) -> list[bytes]:
         """Send one message, and return the payloads of the answer once the kernel has acknowledged it.
 
-        `what` begins the message of the LinkError (with the kernel's errno) that a refusal becomes.
+        Of a long list, only that is kept which `keep` is true of. `what` begins the message
+        of the LinkError (with the kernel's errno) that a refusal becomes.
         """
         for _ in range(DUMP_TRIES):
             self._sequence += 1
@@ -129,7 +134,7 @@ class Netlink:
             )
             try:
                 self._socket.send(header + payload)
-                answers, interrupted = self._receive(what)
+                answers, interrupted = self._receive(what, keep)
             except TimeoutError as error:
                 raise LinkError(
                     f"{what}: the kernel has not answered in {TIMEOUT:g} s", errno=errno.ETIMEDOUT
@@ -138,12 +143,12 @@ class Netlink:
                 return answers
         raise LinkError(f"{what}: changed during each of {DUMP_TRIES} reads", errno=errno.EINTR)
 
-    def _receive(self, what: str) -> tuple[list[bytes], bool]:
+    def _receive(self, what: str, keep: Keep) -> tuple[list[bytes], bool]:
         """The answer's payloads, and whether the kernel says that they are inconsistent (changed meanwhile)."""
         answers: list[bytes] = []
         interrupted = False
         while True:
-            for kind, flags, sequence, payload in _messages(self._socket.recv(RECEIVE)):
+            for kind, flags, sequence, payload in messages(self._socket.recv(RECEIVE)):
                 if sequence != self._sequence:
                     continue
                 interrupted |= bool(flags & F_DUMP_INTR)
@@ -152,10 +157,11 @@ class Netlink:
                     return answers, interrupted
                 if kind == MSG_DONE:
                     return answers, interrupted
-                answers.append(payload)
+                if keep(payload):
+                    answers.append(payload)
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     """Type, flags, sequence number and payload of each message in a datagram."""
     position = 0
     while position + HEADER.size <= len(data):

@@ -6,21 +6,30 @@ after it. It computes no flows. See ovs-ofctl(8).
 """
 
 import logging
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence, Set
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from k8s_ovs.dataplane import openflow_wire, process
 from k8s_ovs.dataplane.bridge import FlowStats, SyncResult
 from k8s_ovs.dataplane.openflow_compare import LEARNED, CookieMask, Repair, Wanted
-from k8s_ovs.dataplane.openflow_conntrack import flush, flushes
+from k8s_ovs.dataplane.openflow_conntrack import (
+    Flush,
+    Grouping,
+    address_flushes,
+    answering,
+    flush,
+    flushes,
+    touching,
+)
 from k8s_ovs.dataplane.openflow_settle import settle
-from k8s_ovs.dataplane.openflow_text import bundle_lines, explain, parse_flow, parse_groups
+from k8s_ovs.dataplane.openflow_text import bundle_lines, explain, learned_about, parse_flow, parse_groups
 from k8s_ovs.dataplane.openflow_wire import REMEDY
 from k8s_ovs.errors import OpenFlowError
 from k8s_ovs.flows.diff import Item, Mod, Op
 from k8s_ovs.flows.fields import CT_ZONES
 from k8s_ovs.flows.group import Meter, MeterId
+from k8s_ovs.flows.tables import AFFINITY
 
 DEADLINE = 30.0
 """Seconds for one operation: 100,000 flows take about 2."""
@@ -80,13 +89,28 @@ class OfctlFlowTable:
     async def forget(self, endpoints: Iterable[tuple[IPv4Address, int, int]]) -> None:
         """See `bridge.FlowTable`. In every conntrack zone of ours."""
         wanted = flushes(endpoints, CT_ZONES.values())
+        await self._forget(wanted, answering(frozenset(wanted)), kernel=True)
+
+    async def forget_addresses(self, addresses: Set[IPv4Address]) -> None:
+        """See `bridge.FlowTable`. In every conntrack zone of ours, and what session affinity has learned."""
+        if not addresses:
+            return
+        wanted = address_flushes(addresses, CT_ZONES.values())
+        await self._forget(wanted, touching(addresses), kernel=False)
+        cookie, mask = self._kept
+        selected = [f"cookie={cookie:#x}/{mask:#x},table={AFFINITY.number}"]
+        printed = await self._run("dump-flows", selected, what="dump of what session affinity has learned")
+        if lines := learned_about(addresses, printed):
+            what = f"forgetting {len(lines)} flows that session affinity has learned"
+            await self._run("bundle", ["-"], lines, what)
+
+    async def _forget(self, wanted: Sequence[Flush], grouping: Grouping, *, kernel: bool) -> None:
         if not wanted:
             return
-        if reason := await flush(self._socket.parent, wanted, self._deadline):
-            # ovs-ofctl needs a process for each, but says through the bridge which datapath is meant.
-            _log.info("connections are forgotten one by one, because ovs-vswitchd says: %s", reason)
-            for words in wanted:
-                await self._run("ct-flush", words, what=f"forgetting connections to {words[-1]}")
+        refused = await flush(self._socket.parent, wanted, grouping, self._deadline, kernel=kernel)
+        # ovs-ofctl needs a process for each, but says through the bridge which datapath is meant.
+        for words in refused:
+            await self._run("ct-flush", words, what=f"forgetting the connections {' '.join(words)}")
 
     async def dump(self, cookie: int = 0, mask: int = 0) -> list[FlowStats]:
         """See `bridge.FlowTable`. The switch does the selecting."""

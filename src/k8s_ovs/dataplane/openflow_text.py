@@ -4,8 +4,9 @@ For `openflow`, and for nobody else. Spelling: ovs-ofctl(8), "Bundle Files", and
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from k8s_ovs.dataplane.bridge import FlowStats
 from k8s_ovs.errors import OpenFlowError
@@ -24,6 +25,8 @@ _NO_MATCH = re.compile(
 )
 _GROUP = re.compile(r"^ ?(group_id=(\d+),.*)$", re.MULTILINE)
 _ONE_FIELD = re.compile(r",fields\((\w+)\),")
+_CLIENT = re.compile(r"\bnw_src=([0-9.]+)\b")
+_LOADED = re.compile(r"\b0x([0-9a-f]+)->")
 _METER = re.compile(r"^(meter=(\d+)\b.*\n(?:type=.*\n?)*)", re.MULTILINE)
 
 
@@ -132,3 +135,21 @@ def parse_flow(line: str) -> FlowStats:
         match=_PRIORITY.sub("", match).lstrip(","),
         actions=actions,
     )
+
+
+def learned_about(addresses: Set[IPv4Address], printed: str) -> list[str]:
+    """Of learned flows that `dump-flows` has printed, those that are of a client, or lead to an endpoint, with one of these.
+
+    As lines for `ovs-ofctl bundle` that delete them.
+    """
+    names = {str(address) for address in addresses}
+    numbers = {f"{int(address):x}" for address in addresses}
+    lines: list[str] = []
+    for line in printed.splitlines():
+        match, found, actions = line.partition(" actions=")
+        if found and not (
+            names.isdisjoint(_CLIENT.findall(match)) and numbers.isdisjoint(_LOADED.findall(actions))
+        ):
+            flow = parse_flow(line)
+            lines.append(f"flow delete_strict table={flow.table},priority={flow.priority},{flow.match}")
+    return lines

@@ -16,8 +16,10 @@ from ovs.db.idl import Transaction
 from k8s_ovs.dataplane import ovsdb_rows as rows
 from k8s_ovs.dataplane.bridge import BridgeSpec, Datapath
 from k8s_ovs.dataplane.feed import ChangeFeed
+from k8s_ovs.dataplane.findings import Finding
 from k8s_ovs.dataplane.mgmt import watch_switch
 from k8s_ovs.dataplane.netlink import kernel_has_openvswitch
+from k8s_ovs.dataplane.ovsdb_bridge import bridge_faults
 from k8s_ovs.dataplane.ovsdb_client import REMEDY, OvsdbClient, Replica
 from k8s_ovs.errors import OvsdbError
 from k8s_ovs.model.types import Attachment, AttachmentKey, PodLimits
@@ -43,6 +45,7 @@ class OvsdbSwitch:
         self._client = OvsdbClient(rundir / "db.sock", rows.COLUMNS, self._feed.observe)
         self._bridge: asyncio.Future[str] | None = None
         self._datapath: Datapath | None = None
+        self._restarts = 0
 
     async def run(self) -> None:
         """Follow the database and the switch, reconnecting as often as needed; until cancelled."""
@@ -61,12 +64,21 @@ class OvsdbSwitch:
             raise OvsdbError("the datapath is not known before the bridge is made")
         return self._datapath
 
-    async def ensure_bridge(self, spec: BridgeSpec) -> None:
+    @property
+    def restarts(self) -> int:
+        """See `bridge.Switch`."""
+        return self._restarts
+
+    async def ensure_bridge(self, spec: BridgeSpec) -> tuple[Finding, ...]:
         """See `bridge.Switch`. Returns once ovs-vswitchd has given both fixed ports their numbers."""
         what = f"bridge {spec.name}"
         datapath = await _detect(await self._ready(what), spec)
+        findings: tuple[Finding, ...] = ()
 
         def edit(replica: Replica, transaction: Transaction) -> None:
+            nonlocal findings
+            # An edit that is tried again is looked at anew.
+            findings = bridge_faults(replica, spec, datapath)
             rows.put_bridge(replica, transaction, spec, datapath)
 
         with self._feed.quiet(spec.name, spec.vxlan, spec.gateway):
@@ -80,6 +92,20 @@ class OvsdbSwitch:
         self._datapath = datapath
         if not self._name.done():
             self._name.set_result(spec.name)
+        return findings
+
+    async def remake_gateway(self, spec: BridgeSpec) -> None:
+        """See `bridge.Switch`. ovs-vswitchd makes a device only for a port that is new to it."""
+        what = f"port {spec.gateway} of bridge {spec.name}"
+
+        def edit(replica: Replica, transaction: Transaction) -> None:
+            if (row := replica.named("Interface", spec.gateway)) is not None:
+                rows.drop_interface(replica, transaction, row)
+
+        with self._feed.quiet(spec.gateway):
+            configuration = await self._client.transact(f"{what}: removal", None, edit, self._deadline)
+            await self._until_acted(configuration, f"{what}: removal")
+            await self.ensure_bridge(spec)
 
     async def remove_bridge(self, name: str) -> None:
         """See `bridge.Switch`. Waits for ovs-vswitchd too, but does not insist: uninstalling must work without it."""
@@ -144,11 +170,7 @@ class OvsdbSwitch:
                     rows.put_limits(replica, transaction, row, limits)
 
             configuration = await self._client.transact(what, key, edit, self._deadline)
-            try:
-                await self._client.until(lambda: self._acted(configuration), self._deadline)
-            except TimeoutError:
-                message = f"{what}: ovs-vswitchd has not acted on them within {self._deadline:g} s"
-                raise OvsdbError(message, remedy=LOOK_AT_VSWITCHD) from None
+            await self._until_acted(configuration, what)
 
     async def check_limits(self, key: AttachmentKey) -> None:
         """See `bridge.Switch`."""
@@ -175,7 +197,12 @@ class OvsdbSwitch:
 
     async def _watch(self) -> None:
         name = await asyncio.shield(self._name)
-        await watch_switch(self._rundir / f"{name}.mgmt", self._feed.changed)
+
+        def restarted() -> None:
+            self._restarts += 1
+            self._feed.changed()
+
+        await watch_switch(self._rundir / f"{name}.mgmt", restarted)
 
     async def _ready(self, what: str) -> Replica:
         with contextlib.suppress(TimeoutError):
@@ -190,6 +217,14 @@ class OvsdbSwitch:
         """True once ovs-vswitchd has acted on `configuration`."""
         replica = self._client.replica
         return True if replica is not None and rows.configured(replica, configuration) else None
+
+    async def _until_acted(self, configuration: int | None, what: str) -> None:
+        """Return once ovs-vswitchd has acted on `configuration`; OvsdbError if it does not."""
+        try:
+            await self._client.until(lambda: self._acted(configuration), self._deadline)
+        except TimeoutError:
+            message = f"{what}: ovs-vswitchd has not acted on it within {self._deadline:g} s"
+            raise OvsdbError(message, remedy=LOOK_AT_VSWITCHD) from None
 
     async def _ofport(self, name: str, configuration: int | None, what: str) -> int:
         """Wait for the number that the switch gives; OvsdbError if it cannot, or says nothing."""

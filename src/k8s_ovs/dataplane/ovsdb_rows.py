@@ -14,7 +14,7 @@ from typing import Final
 from ovs.db.idl import Row, Transaction
 
 from k8s_ovs.dataplane import ovsdb_queues
-from k8s_ovs.dataplane.bridge import GATEWAY_OFPORT, VXLAN_OFPORT, BridgeSpec, Datapath
+from k8s_ovs.dataplane.bridge import GATEWAY_OFPORT, LINK_PREFIX, VXLAN_OFPORT, BridgeSpec, Datapath
 from k8s_ovs.dataplane.ovsdb_client import Replica
 from k8s_ovs.errors import OvsdbError
 from k8s_ovs.model.types import Attachment, AttachmentKey, OfPort, PodLimits, SandboxId
@@ -137,7 +137,9 @@ def put_attachment(replica: Replica, transaction: Transaction, bridge_name: str,
         ovsdb_queues.put_queue(replica, transaction, port, wanted.host_ifname, wanted.limits.ingress)
         return
     ids = _strings(interface, "external_ids")
-    if (owner := _key(ids)) != wanted.key:
+    owner = _key(ids)
+    # A name of ours follows from the key: if nobody is told as its owner, somebody has cleared the lease.
+    if owner != wanted.key and (owner is not None or not wanted.host_ifname.startswith(LINK_PREFIX)):
         raise OvsdbError(
             f"{what}: a port of this name belongs to {owner or 'nobody we know'}: delete it first"
         )

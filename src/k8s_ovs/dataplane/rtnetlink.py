@@ -54,8 +54,8 @@ SCOPE_GLOBAL, SCOPE_LINK, SCOPE_ANY = 0, 253, 255
 class Link:
     """An interface. `peer` is the index of a veth's other end, in that end's namespace.
 
-    `unfinished` marks a veth that `create_veth` has made and that has no alias yet. `queue` is the length of the queue
-    that a queueing discipline gets, in packets.
+    `group` is 0 unless somebody has chosen another. `queue` is the length of the queue that a queueing discipline gets,
+    in packets.
     """
 
     index: int
@@ -66,8 +66,13 @@ class Link:
     up: bool
     alias: str
     peer: int
-    unfinished: bool = False
+    group: int = 0
     queue: int = 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it is a veth that `create_veth` has made and that has no alias yet."""
+        return self.group == UNFINISHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +98,13 @@ class LinkChange:
     mtu: int | None = None
     alias: str | None = None
     queue: int | None = None
+    group: int | None = None
     up: bool = False
 
     def __str__(self) -> str:
         words = [
             f"{name} {getattr(self, name)}"
-            for name in ("mac", "mtu", "alias", "queue")
+            for name in ("mac", "mtu", "alias", "queue", "group")
             if getattr(self, name)
         ]
         return ", ".join([*words, "up"] if self.up else words)
@@ -159,7 +165,10 @@ class Rtnetlink:
         if change.queue is not None:
             payload += nl.u32(IFLA_TXQLEN, change.queue)
         if change.alias is not None:
-            payload += nl.text(IFLA_IFALIAS, change.alias) + nl.u32(IFLA_GROUP, 0)
+            payload += nl.text(IFLA_IFALIAS, change.alias)
+        group = 0 if change.alias is not None and link.unfinished else change.group
+        if group is not None:
+            payload += nl.u32(IFLA_GROUP, group)
         self._netlink.request(NEWLINK, payload, what=f"interface {link.name}: {change}")
 
     def no_ipv6_address(self, link: Link) -> None:
@@ -271,7 +280,7 @@ def _link(answer: bytes) -> Link:
         up=bool(flags & IFF_UP),
         alias=nl.string(found.get(IFLA_IFALIAS, b"")),
         peer=nl.number(found.get(IFLA_LINK, b"")),
-        unfinished=nl.number(found.get(IFLA_GROUP, b"")) == UNFINISHED,
+        group=nl.number(found.get(IFLA_GROUP, b"")),
         queue=nl.number(found.get(IFLA_TXQLEN, b"")),
     )
 

@@ -31,6 +31,11 @@ class AddressPool:
         """How many pods the subnet has addresses for."""
         return self._last - self._first + 1 - (self._first <= int(self.gateway) <= self._last)
 
+    def has_room(self, in_use: Iterable[IPv4Address]) -> bool:
+        """Whether `take` finds an address."""
+        numbers = {int(address) for address in in_use} - {int(self.gateway)}
+        return sum(self._first <= number <= self._last for number in numbers) < self.size
+
     def take(self, in_use: Iterable[IPv4Address]) -> IPv4Address:
         """The next address that is not in use. Raises ExhaustedError."""
         used = {int(address) for address in in_use}

@@ -116,12 +116,14 @@ class Tenant:
     """The tenant of a Namespace, as the controller has decided it and as switches obey it.
 
     etcd: PREFIX/NAME/tenants/NAMESPACE, written by the controller only. `vni` is the one that counts once no `change` is
-    under way: the old one before, the new one from the moment that a change is complete.
+    under way: the old one before, the new one from the moment that a change is complete. `uid` is the Namespace's in
+    Kubernetes, as another one of the same name may come; "" if it is not known.
     """
 
     name: str
     vni: Vni
     change: TenantChange | None = None
+    uid: str = ""
 
     @property
     def sends(self) -> Vni:
@@ -140,16 +142,28 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
+class StillUsed:
+    """What a node goes on using although the store has lost the records of it: its `subnet`, its pods' Namespaces' VNIs."""
+
+    subnet: IPv4Network | None = None
+    tenants: Mapping[str, Vni] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.subnet is not None or bool(self.tenants)
+
+
+@dataclass(frozen=True, slots=True)
 class AgentReport:
     """What the agent of a node has brought about (etcd: PREFIX/agents/NAME/HOSTIP, gone soon after the agent is).
 
     `applied` holds, for each Namespace whose tenant changes, the token of the step that this node's switch has applied:
-    no packet is handled by what was before it any more.
+    no packet is handled by what was before it any more. `used` says nothing unless the store has lost records.
     """
 
     host: str
     host_ip: IPv4Address
     applied: Mapping[str, str] = field(default_factory=dict)
+    used: StillUsed = StillUsed()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,9 @@ _SHUTDOWN_SECONDS = 0.3
 
 @dataclass(slots=True)
 class HealthChecks:
-    """Named checks: `ready` ones decide /readyz; `live` ones (only a restart helps) decide both."""
+    """Named checks: `ready` ones decide /readyz; `live` ones (only a restart helps) decide both; notes decide nothing."""
 
+    _notes: dict[str, Check] = field(default_factory=dict)
     _ready: dict[str, Check] = field(default_factory=dict)
     _live: dict[str, Check] = field(default_factory=dict)
 
@@ -41,14 +42,22 @@ class HealthChecks:
         """Add a condition without which only a restart helps. A name may be added once (ValueError)."""
         self._add(self._live, name, check)
 
+    def add_note(self, name: str, check: Check) -> None:
+        """Add what /readyz tells beside the checks while it lasts: an outage that does not keep anybody from serving."""
+        self._add(self._notes, name, check)
+
     def _add(self, checks: dict[str, Check], name: str, check: Check) -> None:
-        if name in self._ready or name in self._live:
+        if name in self._ready or name in self._live or name in self._notes:
             raise ValueError(f"health check {name!r} is registered twice")
         checks[name] = check
 
     def readiness(self) -> dict[str, str]:
         """Every check by name, with "" or its reason."""
         return {name: check() for name, check in {**self._live, **self._ready}.items()}
+
+    def notes(self) -> dict[str, str]:
+        """The notes that say something now, by name."""
+        return {name: said for name, note in self._notes.items() if (said := note())}
 
     def liveness(self) -> dict[str, str]:
         """The `live` checks by name, with "" or their reason."""
@@ -122,7 +131,7 @@ def _application(health: HealthChecks, registry: CollectorRegistry) -> web.Appli
         return _report(health.liveness())
 
     async def readyz(_: web.Request) -> web.Response:
-        return _report(health.readiness())
+        return _report(health.readiness(), health.notes())
 
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -149,11 +158,12 @@ def _application(health: HealthChecks, registry: CollectorRegistry) -> web.Appli
     return app
 
 
-def _report(results: Mapping[str, str]) -> web.Response:
-    """200 or 503 with a line for each check, the form that Kubernetes' own components use."""
+def _report(results: Mapping[str, str], notes: Mapping[str, str] = {}) -> web.Response:
+    """200 or 503 with a line for each check, the form that Kubernetes' own components use; and one for each note."""
     lines = [
         f"[-] {name}: {' '.join(why.split())}" if why else f"[+] {name}: ok" for name, why in results.items()
     ]
+    lines += [f"[!] {name}: {' '.join(said.split())}" for name, said in notes.items()]
     bad = any(results.values())
     lines.append("not ok" if bad else "ok")
     return web.Response(status=503 if bad else 200, text="\n".join(lines) + "\n")

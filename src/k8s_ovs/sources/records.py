@@ -10,12 +10,11 @@ talks to a server or decides what a record should say. The layout and the JSON a
 
 Ours alone, below the same PREFIX:
 
-    PREFIX/NAME/tenants/NAMESPACE               {"Namespace","NetID"}, and "Change" while one is under way:
+    PREFIX/NAME/tenants/NAMESPACE               {"Namespace","NetID","UID"}, and "Change" while one is under way:
                                                 {"ID","Step","Old","New","Action","Other"}
-    PREFIX/agents/NAME/HOSTIP                   {"Host","HostIP","Applied"}
+    PREFIX/agents/NAME/HOSTIP   {"Host","HostIP","Applied"}, and "Used" {"Subnet","NetIDs"} while records are lost
 
-What is decoded without an error can be encoded again and says the same; keys of the JSON that are not ours
-are kept.
+What is decoded without an error can be encoded again and says the same; foreign keys of the JSON are kept.
 """
 
 import re
@@ -31,6 +30,7 @@ from k8s_ovs.model.types import (
     AgentReport,
     HostSubnet,
     NetNamespace,
+    StillUsed,
     Tenant,
     TenantChange,
     TenantStep,
@@ -280,13 +280,16 @@ def decode_tenant(key: str, value: bytes, *, in_key: str | None = None) -> Tenan
     vni = _net_id(key, data.get("NetID"))
     if vni is None:
         wrong(key, "NetID is missing", _TENANT_REMEDY)
+    if not isinstance(uid := data.get("UID", ""), str):
+        wrong(key, f"UID is {uid!r}", _TENANT_REMEDY)
     body = data.get("Change")
-    return Tenant(name, vni, None if body is None else _change(key, body))
+    return Tenant(name, vni, None if body is None else _change(key, body), uid)
 
 
 def encode_tenant(key: str, tenant: Tenant) -> bytes:
     """The JSON of a tenant. Raises RecordError likewise."""
-    body: dict[str, object] = {"Namespace": tenant.name, "NetID": tenant.vni}
+    uid = {"UID": tenant.uid} if tenant.uid else {}
+    body: dict[str, object] = {"Namespace": tenant.name, "NetID": tenant.vni, **uid}
     if tenant.change is not None:
         body["Change"] = {
             "ID": tenant.change.id,
@@ -338,15 +341,27 @@ def decode_report(key: str, value: bytes, *, in_key: str | None = None) -> Agent
     for name, token in applied.items():
         if not isinstance(token, str) or not _LABEL.fullmatch(name):
             wrong(key, f"Applied says {token!r} of {name!r}", _REPORT_REMEDY)
-    return AgentReport(host, host_ip, applied)
+    return AgentReport(host, host_ip, applied, _used(key, data.get("Used")))
 
 
 def encode_report(key: str, report: AgentReport) -> bytes:
     """The JSON of an agent's report. Raises RecordError likewise."""
-    body = {"Host": report.host, "HostIP": str(report.host_ip), "Applied": dict(report.applied)}
+    body: dict[str, object] = {"Host": report.host, "HostIP": str(report.host_ip)}
+    body["Applied"] = dict(report.applied)
+    if report.used:
+        subnet = "" if report.used.subnet is None else str(report.used.subnet)
+        body["Used"] = {"Subnet": subnet, "NetIDs": dict(report.used.tenants)}
     value = dump(body, {})
     decode_report(key, value)
     return value
+
+
+def _used(key: str, body: object) -> StillUsed:
+    body = {"NetIDs": {}} if body is None else body
+    if not isinstance(body, dict) or not isinstance(tenants := body.get("NetIDs"), dict):
+        wrong(key, f"Used is {body!r}", _REPORT_REMEDY)
+    found = {name: vni for name in tenants if (vni := _net_id(key, tenants[name])) is not None}
+    return StillUsed(_subnet(key, body.get("Subnet")), found)
 
 
 def _subnet(key: str, value: object) -> IPv4Network | None:

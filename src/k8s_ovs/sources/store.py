@@ -84,9 +84,9 @@ class Store(Protocol):
         changed, with an empty batch. First everything that exists, in batches whose last one ends with
         Synced(HOST_SUBNETS) and Synced(TENANTS); then what changes, one batch a revision. Outages, compaction and
         restarts of the server are survived inside: nothing is lost, nothing is told twice, and after a re-read only
-        the differences are told (with Gone for what vanished meanwhile). Malformed records are skipped and listed in
-        `problems`; a record that becomes malformed is told as neither Set nor Gone: what was known stays. A batch of
-        nothing else is empty, so that whoever reports `problems` learns of it.
+        the differences are told (with Gone for what vanished meanwhile; but see `lost`). Malformed records are
+        skipped and listed in `problems`; a record that becomes malformed is told as neither Set nor Gone: what was
+        known stays. A batch of nothing else is empty, so that whoever reports `problems` learns of it.
         """
 
     def watch_reports(self) -> AsyncIterator[None]:
@@ -101,6 +101,14 @@ class Store(Protocol):
     @property
     def problems(self) -> Mapping[str, RecordError]:
         """The malformed records that the watch has met and that are still there, by key."""
+
+    @property
+    def lost(self) -> Mapping[str, HostSubnet | Tenant]:
+        """What the watch has told and the store has no more although nobody has deleted it, by key.
+
+        The store was put back to an older state, or emptied. What was told of these stays in force: they are told as
+        Gone only when a record that contradicts them is written (an overlapping subnet, the VNI of another tenant).
+        """
 
     @property
     def outage(self) -> SourceError | None:

@@ -8,6 +8,7 @@ from fakes.dataplane import FakeFlowTable
 from fakes.dataplane_examples import flow, group, meter, mod
 from fakes.private_ovs import PrivateOvs
 from k8s_ovs.dataplane.bridge import FlowTable, SyncResult
+from k8s_ovs.dataplane.findings import Kind
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
 from k8s_ovs.dataplane.openflow_compare import LEARNED
 from k8s_ovs.errors import OpenFlowError
@@ -157,6 +158,26 @@ async def test_what_groups_and_meters_were_is_brought_back(table: FlowTable) -> 
     assert await table.replace(SERVICE) == SyncResult(added=4, deleted=1)
     assert await identities(table) == {(20, 7, 0x11), (21, 7, 0x12)}
     assert await table.replace([]) == SyncResult(added=0, deleted=9)
+
+
+async def test_what_was_brought_back_is_named(table: FlowTable) -> None:
+    first, *_ = FLOWS
+    await table.replace([*SERVICE, flow(first)])
+    await table.commit([mod("delete_strict table=0,priority=100,in_port=1"), delete(group(4, "drop"))])
+    await table.commit([add(group(2, NAT.format(99))), add(meter(3, rate=9)), add(flow(FLOWS[2]))])
+    result = await table.replace([*SERVICE, flow(first)])
+    assert {finding.kind: finding.count for finding in result.findings} == {
+        Kind.FLOW: 2,
+        Kind.GROUP: 2,
+        Kind.METER: 1,
+    }
+    told = {finding.kind: str(finding) for finding in result.findings}
+    assert "in_port=1" in told[Kind.FLOW]
+    assert "nw_dst=172.11.4.0/22" in told[Kind.FLOW]
+    assert "group 2" in told[Kind.GROUP]
+    assert "group 4" in told[Kind.GROUP]
+    assert "meter 3" in told[Kind.METER]
+    assert (await table.replace([*SERVICE, flow(first)])).findings == ()
 
 
 async def test_a_refused_group_changes_nothing(table: FlowTable) -> None:

@@ -1,5 +1,6 @@
 """What `bridge.HostNetwork` and `bridge.Firewall` promise, held by the fakes and by kernel and iptables."""
 
+import asyncio
 import errno
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -10,6 +11,7 @@ from fakes.dataplane import FakeFirewall, FakeHostNetwork
 from fakes.dataplane_examples import FIREWALL, gateway_spec
 from fakes.private_ovs import netns_path, run
 from k8s_ovs.dataplane.bridge import Firewall, HostNetwork
+from k8s_ovs.dataplane.findings import Kind
 from k8s_ovs.dataplane.firewall import IptablesFirewall
 from k8s_ovs.dataplane.hostnet import NetlinkHostNetwork
 from k8s_ovs.errors import LinkError
@@ -61,6 +63,32 @@ async def test_the_mtu_of_the_underlay(network: HostNetwork) -> None:
     assert await network.underlay_mtu(UNDERLAY) == 9000
     with pytest.raises(LinkError, match=r"192\.0\.2\.8"):
         await network.underlay_mtu(UNDERLAY + 1)
+
+
+async def test_what_was_put_right_is_named_and_the_kernel_tells_of_it(
+    network: HostNetwork, request: pytest.FixtureRequest
+) -> None:
+    spec = gateway_spec()
+    assert {finding.kind for finding in await network.ensure_gateway(spec)} >= {Kind.ADDRESS}
+    changes = network.changes("tun0")
+    heard = asyncio.ensure_future(anext(changes))
+    while not heard.done():  # the real one listens when its thread has opened the socket
+        if isinstance(network, FakeHostNetwork):
+            network.lose_address()
+        else:
+            run("ip", "-n", request.getfixturevalue("host"), "address", "flush", "dev", "tun0")
+        await asyncio.wait({heard}, timeout=0.05)
+        (finding, *_) = await network.ensure_gateway(spec)
+        assert finding.kind is Kind.ADDRESS
+        assert f"{spec.address}" in str(finding)
+    await changes.aclose()
+
+
+async def test_what_was_put_right_of_the_rules_is_named(firewall: Firewall) -> None:
+    await firewall.ensure(FIREWALL)
+    (finding,) = await firewall.ensure(replace(FIREWALL, network=IPv4Network("10.0.0.0/8")))
+    assert finding.kind is Kind.FIREWALL
+    assert "chain K8S-OVS-" in str(finding)
 
 
 async def test_the_rules_are_made_once(firewall: Firewall) -> None:

@@ -115,3 +115,34 @@ async def test_making_it_again_brings_the_shaper_up_to_date(links: PodLinks, lin
 async def test_no_link_no_shaper(links: PodLinks, link: PodLink) -> None:
     with pytest.raises(LinkError, match="does not exist"):
         await links.shape(replace(link, egress=10**6))
+
+
+async def test_a_pair_is_vouched_for_until_that_is_taken_back_or_it_is_gone(
+    links: PodLinks, link: PodLink
+) -> None:
+    await links.vouch(link.host_ifname, link.address)
+    assert await links.vouched() == {}
+    await links.create(link)
+    assert await links.vouched() == {}
+    await links.vouch(link.host_ifname, link.address)
+    await links.create(replace(link, mtu=1400))
+    assert await links.vouched() == {link.host_ifname: link.address}
+    await links.vouch(link.host_ifname, None)
+    assert await links.vouched() == {}
+    await links.vouch(link.host_ifname, link.address)
+    await links.delete(link.host_ifname)
+    assert await links.vouched() == {}
+
+
+async def test_a_host_end_that_somebody_set_down_is_set_up(links: PodLinks, link: PodLink, host: str) -> None:
+    await links.create(link)
+    await links.vouch(link.host_ifname, link.address)
+    assert await links.keep_up() == ()
+    if isinstance(links, FakePodLinks):
+        links.down.add(link.host_ifname)
+    else:
+        run("ip", "-n", host, "link", "set", link.host_ifname, "down")
+    (finding,) = await links.keep_up()
+    assert str(finding) == f"1 link: {link.host_ifname}: was down"
+    assert await links.keep_up() == ()
+    await links.check(link)

@@ -10,6 +10,7 @@ from fakes.dataplane import FakeSwitch
 from fakes.dataplane_examples import attachment
 from fakes.private_ovs import PrivateOvs
 from k8s_ovs.dataplane.bridge import BridgeSpec, Switch
+from k8s_ovs.dataplane.findings import Kind
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
 from k8s_ovs.errors import OvsdbError
 from k8s_ovs.model.types import AttachmentKey, PodLimits, SandboxId
@@ -34,6 +35,26 @@ class World:
             self._ovs.vsctl("set", "bridge", "br0", "fail_mode=standalone")
         elif isinstance(self.switch, FakeSwitch):
             self.switch.disturb()
+
+    def harm_tunnel(self) -> None:
+        """Change the tunnel's options behind the switch's back."""
+        if self._ovs is not None:
+            self._ovs.vsctl("set", "interface", "vxlan0", "options:key=7")
+        elif isinstance(self.switch, FakeSwitch):
+            self.switch.faults = ["port vxlan0: options was {'key': '7'}"]
+
+    async def restart_vswitchd(self) -> None:
+        """Kill ovs-vswitchd, and start it again."""
+        if self._ovs is not None:
+            connected = self.switch.restarts
+            async with asyncio.timeout(20):
+                while not connected:
+                    connected = self.switch.restarts
+                    await asyncio.sleep(0.01)
+            self._ovs.kill_vswitchd()
+            self._ovs.start_vswitchd()
+        elif isinstance(self.switch, FakeSwitch):
+            self.switch.restart_vswitchd()
 
 
 @pytest.fixture
@@ -193,3 +214,30 @@ async def test_limits_of_a_port_that_does_not_exist_are_no_error(bridge: World) 
     await bridge.switch.set_limits(attachment(1).key, LIMITS)
     await bridge.switch.check_limits(attachment(1).key)
     assert bridge.switch.attachments() == []
+
+
+async def test_what_was_put_right_is_named(world: World) -> None:
+    switch = world.switch
+    assert [finding.kind for finding in await switch.ensure_bridge(BridgeSpec())] == [Kind.BRIDGE]
+    assert await switch.ensure_bridge(BridgeSpec()) == ()
+    world.harm_tunnel()
+    async with asyncio.timeout(20):
+        while not (findings := await switch.ensure_bridge(BridgeSpec())):
+            await asyncio.sleep(0.01)  # the replica hears of it a moment later
+    assert [finding.kind for finding in findings] == [Kind.PORT]
+    assert "port vxlan0: options was" in str(findings[0])
+    assert await switch.ensure_bridge(BridgeSpec()) == ()
+
+
+async def test_the_gateway_is_made_anew_with_its_number(bridge: World) -> None:
+    await bridge.switch.remake_gateway(BridgeSpec())
+    assert await bridge.switch.ensure_bridge(BridgeSpec()) == ()
+
+
+async def test_a_restart_of_the_switch_is_counted(bridge: World) -> None:
+    before = bridge.switch.restarts
+    changes = bridge.switch.changes()
+    await bridge.restart_vswitchd()
+    async with asyncio.timeout(20):
+        while bridge.switch.restarts < before + 2:
+            await anext(changes)

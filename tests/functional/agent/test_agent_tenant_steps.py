@@ -12,7 +12,7 @@ from fakes.dataplane import running as connected
 from fakes.node import HOST_IP, NAME, OTHER_IP, RECORDS, SYNCED, pod
 from fakes.private_ovs import PrivateOvs, private_ovs, run
 from fakes.watching import until
-from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler
+from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler, Surroundings
 from k8s_ovs.dataplane.bridge import BridgeSpec
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
@@ -67,7 +67,9 @@ async def node_on(ovs: PrivateOvs) -> AsyncIterator[Node]:
         plant = Plant(switch, OfctlFlowTable(ovs.mgmt()), FakeHostNetwork({HOST_IP: 1500, OTHER_IP: 1500}))
         reports: list[AgentReport] = []
         options = ReconcileOptions(BridgeSpec(datapath="netdev"))
-        node = Node(ovs, switch, Reconciler(NAME, plant, options, report=reports.append), reports)
+        node = Node(
+            ovs, switch, Reconciler(NAME, plant, options, Surroundings(report=reports.append)), reports
+        )
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(node.reconciler.run(), name="reconciler")
             try:

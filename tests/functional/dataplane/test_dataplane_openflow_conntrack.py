@@ -1,5 +1,6 @@
 """`forget` with a real UDP connection, which the switch translates."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -9,15 +10,17 @@ import pytest
 
 from fakes.dataplane_examples import flow, mod
 from fakes.dataplane_wire import Host, wired_bridge
-from fakes.private_ovs import PrivateOvs
+from fakes.private_ovs import PrivateOvs, until
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
 from k8s_ovs.errors import OpenFlowError
 from k8s_ovs.flows.fields import CT_ZONES
+from k8s_ovs.flows.names import StageId, cookie_of
 
 SERVICE = ("198.51.100.1", 53)
 ENDPOINT = IPv4Address("192.0.2.2")
 OLD, NEW = 1009, 1010
 UDP = socket.IPPROTO_UDP
+MANY = 300
 
 
 def to_endpoint(port: int, zone: int) -> str:
@@ -77,6 +80,70 @@ async def test_a_client_that_goes_on_sending_comes_to_another_endpoint(
         ], "the other connection is the same"
 
 
+def tracked(ovs: PrivateOvs, text: str) -> int:
+    """How many connections have this in their description."""
+    return sum(text in line for line in ovs.appctl("dpctl/dump-conntrack").splitlines())
+
+
+def connections(host: Host, count: int) -> None:
+    """Datagrams from so many ports of the host to the Service."""
+    for port in range(20_000, 20_000 + count):
+        with host.udp(port) as client:
+            client.sendto(b"question", SERVICE)
+
+
+async def test_of_many_clients_none_is_passed_over(ovs: PrivateOvs, hosts: tuple[Host, Host]) -> None:
+    """The switch's own way through them misses about half each time."""
+    table = OfctlFlowTable(ovs.mgmt())
+    await table.replace(map(flow, pipeline(1)))
+    await asyncio.to_thread(connections, hosts[0], MANY)
+    until(lambda: tracked(ovs, f"src={ENDPOINT}") == MANY, "all connections")
+    await table.forget([(ENDPOINT, UDP, OLD)])
+    assert tracked(ovs, "src=") == 0
+
+
+@pytest.mark.parametrize(
+    ("zone", "which", "others"),
+    [(CT_ZONES["hairpin"], "client", 0), (CT_ZONES["service"], "endpoint", 1020)],
+)
+async def test_an_address_keeps_no_connection(
+    ovs: PrivateOvs, hosts: tuple[Host, Host], zone: int, which: str, others: int
+) -> None:
+    """Neither those that it began nor those that it answers; what has nothing to do with it stays."""
+    table = OfctlFlowTable(ovs.mgmt())
+    await table.replace(map(flow, pipeline(zone)))
+    await asyncio.to_thread(connections, hosts[0], MANY)
+    until(lambda: tracked(ovs, f"src={ENDPOINT}") == MANY, "all connections")
+    unused = {IPv4Address("192.0.3.0") + number for number in range(1 + others)}
+    await table.forget_addresses(unused)
+    assert tracked(ovs, "src=") == MANY
+    await table.forget_addresses(unused | {IPv4Address(hosts[0].address) if which == "client" else ENDPOINT})
+    assert tracked(ovs, "src=") == 0
+
+
+async def test_what_was_learned_of_an_address_goes_with_it(ovs: PrivateOvs, hosts: tuple[Host, Host]) -> None:
+    """Session affinity, of clients and of endpoints."""
+    del hosts
+    table = OfctlFlowTable(ovs.mgmt())
+    cookie = f"cookie={cookie_of(StageId.AFFINITY):#x}"
+    learned = {
+        ("192.0.2.1", "192.0.2.2"),
+        ("192.0.2.1", "192.0.2.20"),
+        ("192.0.2.11", "192.0.2.2"),
+        ("192.0.2.11", "192.0.2.20"),
+    }
+    for client, endpoint in learned:
+        match = f"udp,nw_src={client},nw_dst=198.51.100.{endpoint.rpartition('.')[2]},tp_dst=53"
+        loads = f"load:{int(IPv4Address(endpoint)):#x}->NXM_NX_REG5[],load:0x1->NXM_NX_REG6[]"
+        text = f"{cookie},table=63,priority=200,hard_timeout=900,{match},actions={loads}"
+        ovs.ofctl("add-flow", ovs.mgmt(), text)
+    await table.replace([flow(f"{cookie},table=66,priority=9,ip,nw_src=192.0.2.1,actions=drop")])
+    await table.forget_addresses({IPv4Address("192.0.2.1"), IPv4Address("192.0.2.20")})
+    flows = [each for each in await table.dump() if each.table == 63]
+    assert [each.match for each in flows] == ["udp,nw_src=192.0.2.11,nw_dst=198.51.100.2,tp_dst=53"]
+    assert len(await table.dump()) == 2
+
+
 async def test_with_datapaths_of_two_types(ovs: PrivateOvs) -> None:
     """ovs-vswitchd 3.1 then understands no tuple; ovs-ofctl says which bridge is meant."""
     ovs.kill_vswitchd()
@@ -95,6 +162,7 @@ async def test_with_datapaths_of_two_types(ovs: PrivateOvs) -> None:
 async def test_no_switch(tmp_path: Path) -> None:
     table = OfctlFlowTable(f"unix:{tmp_path}/br0.mgmt")
     await table.forget([])
+    await table.forget_addresses(set())
     with pytest.raises(
         OpenFlowError, match=r"forgetting the connections of \d .*No such file.*check that ovs-vswitchd"
     ):

@@ -328,6 +328,21 @@ async def test_a_port_that_others_replace_in_one_transaction_is_still_known(ovs:
             ovs.vsctl("del-port", name)
 
 
+async def test_a_port_of_ours_whose_lease_somebody_cleared_gets_it_again(ovs: PrivateOvs) -> None:
+    """Its name follows from the sandbox, so that it can be nobody else's."""
+    ours = replace(attachment(0), host_ifname="kovs00000000000")
+    ovs.exec("ip", "link", "add", ours.host_ifname, "type", "veth")
+    async with running(OvsdbSwitch(ovs.rundir)) as switch:
+        await switch.ensure_bridge(BridgeSpec())
+        lease = await switch.add_port(ours)
+        changes = switch.changes()
+        ovs.vsctl("clear", "interface", ours.host_ifname, "external_ids")
+        await asyncio.wait_for(anext(changes), SOON)
+        assert switch.attachments() == []
+        assert await switch.add_port(ours) == lease
+        assert switch.attachments() == [lease]
+
+
 async def test_a_kernel_without_the_module_is_an_error_that_says_so(
     ovs: PrivateOvs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

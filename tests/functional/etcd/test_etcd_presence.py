@@ -184,3 +184,21 @@ async def test_a_user_of_etcd_can_report(etcd: PrivateEtcd, impatient: EtcdSetti
         await until("the next report", lambda: token(etcd) == "a/send")
         etcd.delete(KEY)
         await until("the report again", lambda: token(etcd) == "a/send")
+
+
+async def test_a_report_of_before_is_not_taken_for_the_present_one(
+    etcd: PrivateEtcd, impatient: EtcdSettings, tmp_path: Path
+) -> None:
+    """etcd is put back to a report of this very agent, under its own lease."""
+    async with relay(etcd.port) as path, agent(impatient, path.port) as presence:
+        await until("the report", lambda: token(etcd) == "a/accept")
+        etcd.save(tmp_path / "saved")
+        presence.tell(report("a/send"))
+        await until("the next report", lambda: token(etcd) == "a/send")
+        await path.cut()
+        etcd.kill()
+        etcd.restore(tmp_path / "saved")
+        etcd.start()
+        assert token(etcd) == "a/accept"
+        await path.restore()
+        await until("what was told last", lambda: token(etcd) == "a/send")

@@ -66,22 +66,23 @@ class EtcdClient:
                 self.drop(connection)
         return await (await self.connection()).range(request)
 
-    async def read_txn(self, request: rpc.TxnRequest) -> rpc.TxnResponse:
-        """A transaction that only reads, like `range`."""
+    async def read_txn(self, request: rpc.TxnRequest) -> tuple[rpc.TxnResponse, Connection]:
+        """A transaction that only reads, like `range`; and over which connection it was answered."""
         for _ in self._endpoints:
             connection = await self.connection()
             try:
-                return await connection.txn(request)
+                return await connection.txn(request), connection
             except EtcdUnavailable:
                 self.drop(connection)
-        return await (await self.connection()).txn(request)
+        connection = await self.connection()
+        return await connection.txn(request), connection
 
-    async def write_txn(self, request: rpc.TxnRequest) -> rpc.TxnResponse:
+    async def write_txn(self, request: rpc.TxnRequest, over: Connection | None = None) -> rpc.TxnResponse:
         """A transaction that writes: tried once, because a server that fell silent may have done it.
 
         Raises EtcdUnavailable when it is unknown whether it was done, EtcdDenied.
         """
-        connection = await self.connection()
+        connection = over or await self.connection()
         try:
             return await connection.txn(request)
         except EtcdUnavailable:

@@ -20,6 +20,10 @@ RETRY_FIRST, RETRY_MOST = 0.1, 2.0
 """Seconds between two attempts to reach any endpoint: doubled from the first to the most, with jitter."""
 
 
+SETTLED_SECONDS = 5.0
+"""A connection that told less long than this counts as a failure: no server that dies young can make us busy."""
+
+
 class Following:
     """One listener's news of the keys that start with what `prefix` returns.
 
@@ -43,15 +47,17 @@ class Following:
         watch: RangeWatch | None = None
         told = False
         pauses = retry_pauses()
+        clock = asyncio.get_running_loop().time
         while True:
             connection: Connection | None = None
+            since: float | None = None
             try:
                 connection = await self._client.connection()
                 watch = watch or RangeWatch(self._client, await self._prefix())
                 async with aclosing(watch.follow(connection)) as source:
                     async for news in source:
                         self._recovered()
-                        pauses = retry_pauses()
+                        since = since or clock()
                         told = True
                         yield news
             except EtcdCompacted as err:
@@ -62,6 +68,8 @@ class Following:
                     raise
                 self._client.drop(connection)
                 self._failed(err)
+                if since is not None and clock() - since >= SETTLED_SECONDS:
+                    pauses = retry_pauses()
             await asyncio.sleep(next(pauses))
 
 

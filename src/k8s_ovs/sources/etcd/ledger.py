@@ -11,6 +11,7 @@ from k8s_ovs.config import NetworkConfig
 from k8s_ovs.errors import RecordError
 from k8s_ovs.model.events import Event, HostSubnetGone, HostSubnetSet, TenantGone, TenantSet
 from k8s_ovs.model.types import AgentReport, HostSubnet, NetNamespace, Tenant
+from k8s_ovs.sources.etcd.lost import LostRecords
 from k8s_ovs.sources.records import Keys, Record, decode_report
 from k8s_ovs.sources.store import Snapshot
 
@@ -25,11 +26,15 @@ class Ledger:
     """The records that were told, by key; the malformed ones go to `problems`, which the owner may show.
 
     Net namespaces are followed for the sake of `problems` and of `stirred`, but have no events.
+
+    `lost` are records that etcd has no more although nobody has deleted them: it was put back to an older state. They
+    are told as gone only when they contradict one that is written, or are deleted after all.
     """
 
     def __init__(self, keys: Keys, problems: dict[str, RecordError]) -> None:
         self.stirred = False
         """Whether the last call found anything that was different, told or not."""
+        self.lost = LostRecords()
         self._keys = keys
         self._told: dict[str, _Told] = {}
         self._problems = problems
@@ -42,18 +47,24 @@ class Ledger:
             if not self._keys.owns(key):
                 continue
             self.stirred = True
-            event = self._gone(key) if value is None else self._set(key, value, revision)
-            if event is not None:
-                events.append(event)
+            if value is None:
+                events += filter(None, [self._gone(key)])
+            else:
+                events += self._set(key, value, revision)
         return events
 
-    def replace(self, entries: Mapping[str, bytes], revisions: Mapping[str, int] = {}) -> list[Event]:
+    def replace(
+        self, entries: Mapping[str, bytes], revisions: Mapping[str, int] = {}, *, restored: bool = False
+    ) -> list[Event]:
         """The events that lead from what was told to `entries`, which is everything that exists.
 
-        `revisions` says for each key when it was written last.
+        `revisions` says for each key when it was written last; `restored`, that what is missing is no deletion.
         """
         known = dict.fromkeys((*self._told, *self._problems))
-        events = self.apply((key, None) for key in sorted(known.keys() - entries.keys()))
+        if restored:
+            self._lose(self._told.keys() - entries.keys())
+        gone = [key for key in sorted(known.keys() - entries.keys()) if key not in self.lost]
+        events = self.apply((key, None) for key in gone)
         stirred = self.stirred
         for key, value in entries.items():
             told, revision = self._told.get(key), revisions.get(key, 0)
@@ -63,29 +74,39 @@ class Ledger:
                 was = self._problems.get(key)
                 events += self.apply([(key, value)], revision)
                 stirred |= self.stirred and (was is None or str(was) != str(self._problems.get(key)))
+            stirred |= self.lost.remove(key)
         self.stirred = stirred
         return events
 
-    def _set(self, key: str, value: bytes, revision: int) -> Event | None:
+    def _lose(self, keys: Iterable[str]) -> None:
+        records = {key: self._told[key].record for key in keys}
+        told = [told.record for told in self._told.values() if isinstance(told.record, Tenant)]
+        self.lost.add({k: r for k, r in records.items() if not isinstance(r, NetNamespace)}, told)
+
+    def _set(self, key: str, value: bytes, revision: int) -> list[Event]:
         try:
             record = self._keys.decode(key, value)
         except RecordError as err:
             self._problems[key] = err
-            return None
+            return []
+        events: list[Event] = []
+        if not isinstance(record, NetNamespace):
+            self.lost.remove(key)
+            events += filter(None, map(self._gone, self.lost.contradicted_by(record)))
         if isinstance(record, HostSubnet):
             record = replace(record, revision=revision)
         self._problems.pop(key, None)
         self._told[key] = _Told(record, value)
         match record:
             case HostSubnet():
-                return HostSubnetSet(record)
+                events.append(HostSubnetSet(record))
             case Tenant():
-                return TenantSet(record)
-            case NetNamespace():
-                return None
+                events.append(TenantSet(record))
+        return events
 
     def _gone(self, key: str) -> Event | None:
         self._problems.pop(key, None)
+        self.lost.remove(key)
         told = self._told.pop(key, None)
         match told.record if told is not None else None:
             case HostSubnet(host_ip=host_ip):

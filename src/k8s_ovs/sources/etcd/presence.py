@@ -25,7 +25,7 @@ from k8s_ovs.sources.etcd.client import EtcdClient
 from k8s_ovs.sources.etcd.connection import Connection
 from k8s_ovs.sources.etcd.faults import LostLease
 from k8s_ovs.sources.etcd.following import retry_pauses
-from k8s_ovs.sources.etcd.operations import put
+from k8s_ovs.sources.etcd.operations import put, read_key
 from k8s_ovs.sources.etcd.proto import rpc_pb2 as rpc
 from k8s_ovs.sources.records import Keys, encode_report
 
@@ -93,7 +93,7 @@ class EtcdPresence:
             if not await connection.keep_lease(self._lease):
                 await connection.grant_lease(self._lease, self._ttl)
             self._renew_at = renewed + self._ttl / 3
-        if report is not self._written or not await self._is_there(connection, key):
+        if report is not self._written or not await self._is_there(connection, key, report):
             await self._write(connection, key, report)
 
     async def _new_number(self, connection: Connection, key: str) -> int:
@@ -102,9 +102,12 @@ class EtcdPresence:
         begun = max(answer.header.revision, present + 1)
         return begun << _RANDOM_BITS | random.getrandbits(_RANDOM_BITS)
 
-    async def _is_there(self, connection: Connection, key: str) -> bool:
-        request = rpc.TxnRequest(compare=[self._lease_of(key, rpc.Compare.EQUAL, self._lease)])
-        return (await connection.txn(request)).succeeded
+    async def _is_there(self, connection: Connection, key: str, report: AgentReport) -> bool:
+        """Whether etcd has the report, under our lease: it may have been put back to one that was written before."""
+        compare = [self._lease_of(key, rpc.Compare.EQUAL, self._lease)]
+        answer = await connection.txn(rpc.TxnRequest(compare=compare, success=[read_key(key)]))
+        found = [kv.value for part in answer.responses for kv in part.response_range.kvs]
+        return found == [encode_report(key, report)]
 
     async def _write(self, connection: Connection, key: str, report: AgentReport) -> None:
         request = rpc.TxnRequest(

@@ -3,7 +3,7 @@
 The store's watch runs on it. It tells what exists once (Listing) and then every revision (Batch) in order,
 none twice and none left out, over lost connections, restarted and hung servers. Only when the history that it
 followed is gone (compacted, or etcd was restored from an older snapshot) does it tell a new Listing; the
-ledger finds the differences.
+ledger finds the differences, and is told if it is another history.
 
 How it knows:
 
@@ -36,10 +36,14 @@ PROOF_ROUNDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Everything that exists, by key; and the revision that wrote it last."""
+    """Everything that exists, by key; and the revision that wrote it last.
+
+    `restored`: this is not the history that was told before. Nothing says that what is missing was ever deleted.
+    """
 
     entries: Mapping[str, bytes]
     revisions: Mapping[str, int] = field(default_factory=dict, compare=False)
+    restored: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class RangeWatch:
         """All that happened up to here was told; 0 is nothing."""
         self._silent = 0
         self._doubt = False
+        self._restored = False
 
     async def follow(self, connection: Connection) -> AsyncGenerator[Listing | Batch, None]:
         """What is new, until `connection` fails. Raises EtcdUnavailable, EtcdDenied.
@@ -91,15 +96,21 @@ class RangeWatch:
 
     async def _continues(self, connection: Connection) -> bool:
         """Whether the server's history contains what was told."""
+        self._restored = False
         if not self._revision:
             return False
         try:
             then = await connection.range(self._newest(at=self._revision))
-        except (EtcdCompacted, FutureRevision) as err:
+        except EtcdCompacted as err:
             logger.info("%s: reading all records anew", err)
+            return False
+        except FutureRevision as err:
+            self._restored = True
+            logger.warning("%s: etcd has an older state than before; reading all records anew", err)
             return False
         if then.header.cluster_id == self._cluster and self._agrees(then):
             return True
+        self._restored = True
         logger.warning(
             "etcd %s has another history than before: reading all records anew", connection.endpoint
         )
@@ -108,10 +119,14 @@ class RangeWatch:
     async def _list(self, connection: Connection) -> Listing:
         answer = await connection.range(rpc.RangeRequest(key=self._key, range_end=self._end))
         self._entries = {_text(kv.key): _Entry(kv.mod_revision, kv.value) for kv in answer.kvs}
-        self._cluster, self._revision = answer.header.cluster_id, answer.header.revision
+        header = answer.header
+        if self._revision and (header.cluster_id != self._cluster or header.revision < self._revision):
+            self._restored = True
+        self._cluster, self._revision = header.cluster_id, header.revision
         return Listing(
             {key: entry.value for key, entry in self._entries.items()},
             {key: entry.revision for key, entry in self._entries.items()},
+            self._restored,
         )
 
     async def _next(self, connection: Connection, reader: WatchReader) -> list[Batch]:

@@ -12,7 +12,9 @@ from types import TracebackType
 from k8s_ovs.config import NetworkConfig
 from k8s_ovs.errors import ConfigError, RecordError, SourceError
 from k8s_ovs.model.events import Event, Source, Synced
+from k8s_ovs.model.types import HostSubnet, Tenant
 from k8s_ovs.sources.etcd.client import EtcdClient
+from k8s_ovs.sources.etcd.connection import Connection
 from k8s_ovs.sources.etcd.following import Following
 from k8s_ovs.sources.etcd.ledger import Decoder, Ledger
 from k8s_ovs.sources.etcd.operations import absent, delete, nested, put, read_key, read_range, unchanged
@@ -24,6 +26,9 @@ from k8s_ovs.sources.records import Keys, Record, config_key, config_keys
 from k8s_ovs.sources.store import Change, Snapshot
 
 logger = logging.getLogger(__name__)
+
+SHOWN = 5
+"""Keys in one line of the log."""
 
 
 class EtcdStore:
@@ -41,7 +46,10 @@ class EtcdStore:
         self._client = EtcdClient(settings, probe=self._config_keys[0])
         self._presence_ttl = presence_ttl
         self._decoder: Decoder | None = None
+        self._read: tuple[Connection, int] | None = None
+        """Over which connection the last snapshot was read, and its revision."""
         self._problems: dict[str, RecordError] = {}
+        self._lost: dict[str, HostSubnet | Tenant] = {}
         self._outage: SourceError | None = None
 
     async def __aenter__(self) -> "EtcdStore":
@@ -60,6 +68,11 @@ class EtcdStore:
     def problems(self) -> Mapping[str, RecordError]:
         """See Store."""
         return dict(self._problems)
+
+    @property
+    def lost(self) -> Mapping[str, HostSubnet | Tenant]:
+        """See Store."""
+        return dict(self._lost)
 
     @property
     def outage(self) -> SourceError | None:
@@ -87,7 +100,7 @@ class EtcdStore:
             keys = decoder.keys
             ranges = [read_range(p) for p in (keys.subnets, keys.namespaces, keys.tenants, keys.reports)]
             request = rpc.TxnRequest(success=[*map(read_key, self._config_keys), *ranges])
-            answer = await self._client.read_txn(request)
+            answer, connection = await self._client.read_txn(request)
             entries = [
                 (kv.key.decode(errors="backslashreplace"), kv.value)
                 for part in answer.responses
@@ -99,11 +112,14 @@ class EtcdStore:
                 raise self._no_config()
             config = self._configured(first, found[first])
             if self._decoder is decoder:
+                self._read = connection, answer.header.revision
                 return decoder.snapshot(answer.header.revision, config, entries)
 
     async def commit(self, change: Change) -> bool:
         """See Store.
 
+        It goes over the connection of the last snapshot, or is refused: behind another one may be a server that was
+        put back to an older state, where the revisions that are compared mean something else.
         Raises EtcdUnavailable when it is unknown whether the change was made: read a snapshot to see.
         RecordError if a record to write is one that nobody could read; ConfigError while there is no network
         config.
@@ -122,8 +138,11 @@ class EtcdStore:
             compare += [unchanged(prefix, change.based_on) for prefix in (keys.namespaces, keys.tenants)]
         if not writes:
             return True
-        answer = await self._client.write_txn(rpc.TxnRequest(compare=compare, success=nested(writes)))
-        return answer.succeeded
+        connection, revision = self._read or (None, change.based_on)
+        if change.based_on > revision or (connection is not None and not connection.usable):
+            return False
+        request = rpc.TxnRequest(compare=compare, success=nested(writes))
+        return (await self._client.write_txn(request, connection)).succeeded
 
     async def watch(self) -> AsyncIterator[Sequence[Event]]:
         """See Store.
@@ -136,7 +155,7 @@ class EtcdStore:
         teller: _Teller | None = None
         async with aclosing(following.news()) as source:
             async for news in source:
-                teller = teller or _Teller(await self._named(), self._problems)
+                teller = teller or _Teller(await self._named(), self._problems, self._lost)
                 events = teller.events(news)
                 if events is not None:
                     yield events
@@ -199,10 +218,13 @@ class EtcdStore:
 class _Teller:
     """What one watch has told, and what there is to tell."""
 
-    def __init__(self, keys: Keys, problems: dict[str, RecordError]) -> None:
+    def __init__(
+        self, keys: Keys, problems: dict[str, RecordError], lost: dict[str, HostSubnet | Tenant]
+    ) -> None:
         self._synced = False
         self._ledger = Ledger(keys, problems)
         self._problems = problems
+        self._lost = lost
 
     def events(self, news: Listing | Batch) -> list[Event] | None:
         """What there is to tell about `news`, empty if only net namespaces or malformed records came or went.
@@ -213,9 +235,10 @@ class _Teller:
         if isinstance(news, Batch):
             events = self._ledger.apply(news.changes, news.revision)
         else:
-            events = self._ledger.replace(news.entries, news.revisions)
+            events = self._ledger.replace(news.entries, news.revisions, restored=news.restored)
         # Whether `problems` changed would not do: two watches of one store share them.
         stirred = self._ledger.stirred
+        self._note_lost()
         if not self._synced and isinstance(news, Listing):
             self._synced = stirred = True
             events += [Synced(Source.HOST_SUBNETS), Synced(Source.TENANTS)]
@@ -223,3 +246,19 @@ class _Teller:
             if str(before.get(key)) != str(problem):
                 logger.warning("malformed record skipped: %s", problem)
         return events if stirred else None
+
+    def _note_lost(self) -> None:
+        """Let the store show what etcd has lost, and log what is new of it."""
+        lost = self._ledger.lost.records
+        if more := sorted(lost.keys() - self._lost.keys()):
+            logger.error(
+                "etcd was put back to an older state, or emptied: %d records are missing that nobody has deleted; "
+                "what they said stays in force (%s)",
+                len(more),
+                ", ".join(more[:SHOWN]) + (", …" if len(more) > SHOWN else ""),
+            )
+        elif self._lost and not lost:
+            logger.info("no record is missing in etcd any more")
+        if lost != self._lost:
+            self._lost.clear()
+            self._lost.update(lost)

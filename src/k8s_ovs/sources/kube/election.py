@@ -85,6 +85,11 @@ class LeaseElection:
         """Identity of whoever was last seen to hold the lease; empty if nobody."""
         return self._record.holder
 
+    @property
+    def trouble(self) -> str:
+        """Why the lease could not be read or written the last time; empty if it could."""
+        return self._complaint
+
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Campaign, call `lead` while holding the lease, cancel it at once on loss, campaign again.
 
@@ -157,6 +162,7 @@ class LeaseElection:
             try:
                 async with self._clock.timeout(self._timing.request):
                     since = await self._record.take()
+                self._complaint = ""
                 if since is not None:
                     self._hold(since)
                     return

@@ -27,6 +27,9 @@ from k8s_ovs.sources.kube.objects import Resource, T
 SETTLED_SECONDS = 5.0
 """A watch that ends younger than this counts as a failure, however it ended: no server can make us busy."""
 
+OBEYED_SECONDS = 60.0
+"""The longest Retry-After that is obeyed: whoever asks for more gets no more."""
+
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
@@ -237,7 +240,8 @@ class Reflector(Generic[T]):
             backoff.reset()
             if failure is None:
                 return
-        delay = backoff.next()
+        wish = failure.retry_after if failure is not None else None
+        delay = backoff.next() + min(wish or 0.0, OBEYED_SECONDS)
         what = self._resource.plural
         if failure is None:
             log.debug("watch of %s: closed early, again in %.2f s", what, delay)

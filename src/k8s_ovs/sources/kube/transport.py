@@ -106,6 +106,7 @@ class Transport:
                 continue
             wait = retry_after(response.status, response.headers, safe=call.method == "GET")
             if wait is None or self._clock.monotonic() + wait >= deadline:
+                error.retry_after = wait
                 raise error
             await self._clock.sleep(wait)
 

@@ -1,0 +1,29 @@
+"""Pods that come and go leave nothing in agent, switch and kernel. `bench/leaks.py` does the same ten thousand times."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from fakes.leaks import mill
+
+pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(3600)]
+
+PAIRS = int(os.environ.get("K8S_OVS_TEST_PAIRS", "40"))
+"""How many come and go; `bench/leaks.py` does 10,000."""
+AT_ONCE = 8
+
+
+async def test_pods_that_are_gone_leave_nothing() -> None:
+    async with mill(AT_ONCE) as one:
+        begun = await one.footprint()
+        await one.turn(2 * AT_ONCE)
+        first = await one.forgotten(begun.connections)
+        await one.turn(PAIRS)
+        last = await one.forgotten(begun.connections)
+        same = replace(last, agent_kb=first.agent_kb, switch_kb=first.switch_kb, threads=first.threads)
+        assert same == first
+        assert last.threads <= begun.threads + 2 * AT_ONCE, (
+            "threads are kept for as many as there were at once"
+        )
+        assert last.agent_kb < first.agent_kb + 5_000
