@@ -14,9 +14,10 @@ MINUTES ?= 20
 SOURCES := src tests
 
 # Sockets need short paths, so the tests' files are in the system's temporary directory; nothing of them stays.
-# Two workers, because most of an end-to-end test is waiting; each has labs of its own.
+# Two workers, because most of an end-to-end test is waiting; each has labs of its own. In the order of the folders, the
+# end-to-end tests' long files early: by default xdist keeps files of few tests for the end, where one worker would wait.
 define pytest
-tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT INT TERM && TMPDIR="$$tmp" $(BIN)/python -m pytest -q -n 2 --dist loadfile --basetemp="$$tmp/t" $(1)
+tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT INT TERM && TMPDIR="$$tmp" $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --basetemp="$$tmp/t" $(1)
 endef
 
 help: ## Show the targets

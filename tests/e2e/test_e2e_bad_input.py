@@ -74,7 +74,7 @@ async def test_a_host_subnet_without_a_free_address(small: Lab, runtime: Runtime
 
 def test_a_node_for_which_no_host_subnet_is_left(small: Lab) -> None:
     """The controller names it in event, log and metric; the others' pods come and go meanwhile."""
-    addresses = [{"type": "InternalIP", "address": small.node(NODE)["ip"].rpartition(".")[0] + ".99"}]
+    addresses = [{"type": "InternalIP", "address": small.address(NODE).rpartition(".")[0] + ".99"}]
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "late"}}
     small.kubectl("create", "-f", "-", stdin=json.dumps(node | {"status": {"addresses": addresses}}))
     message = "node late: gets no subnet: no free host subnet in 10.77.0.0/28 (2 of /29, all taken)"
@@ -264,7 +264,7 @@ def test_malformed_records_are_reported_and_stop_nothing(small: Lab) -> None:
 
 def test_a_record_that_becomes_malformed_keeps_what_it_said(small: Lab) -> None:
     small.create_pods({("spoilt", "a"): "node1", ("spoilt", "b"): "node2"})
-    node2 = small.node("node2")["ip"]
+    node2 = small.address("node2")
     with malformed(small, {f"{RECORDS}/netnamespaces/spoilt": "{", f"{RECORDS}/subnets/{node2}": "{"}):
         eventually(lambda: problems(small) == (2.0, 2.0), "agent and controller to count them")
         assert speak(small, "spoilt/a", small.pod_ip("spoilt", "b"))
@@ -287,7 +287,7 @@ def test_a_network_config_that_somebody_spoils(small: Lab) -> None:
     small.create_pods({("config", "a"): "node2"})
     with malformed(small, {key: "{"}):
         small.create_pods({("config", "b"): "node2"})
-        os.kill(small.node(NODE)["agent"]["pid"], signal.SIGKILL)
+        os.kill(small.pid(f"{NODE}/agent"), signal.SIGKILL)
         eventually(lambda: cause in small.get(NODE, "/readyz")[1], "the new agent to say why it waits")
         small.create_pods({("later", "c"): NODE}, wait=False)
         eventually(lambda: cause in events(small), "the pod's event")
@@ -309,7 +309,7 @@ def no_way_to_etcd(lab: Lab, node: str) -> Iterator[None]:
     control = lab.exec("control", "hostname", "-I").stdout.split()[0]
     lab.exec(node, "ip", "route", "add", "unreachable", control)
     try:
-        os.kill(lab.node(node)["agent"]["pid"], signal.SIGKILL)
+        os.kill(lab.pid(f"{node}/agent"), signal.SIGKILL)
         yield
     finally:
         lab.exec(node, "ip", "route", "del", "unreachable", control)

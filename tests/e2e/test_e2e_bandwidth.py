@@ -176,7 +176,7 @@ def test_a_change_is_in_force_within_two_seconds(lab: Lab) -> None:
 
 def test_the_end_of_an_agent_frees_nobody(lab: Lab) -> None:
     """Nor does its restart touch what is in force; afterwards changes are carried out again."""
-    before, pid = held(lab, HERE), lab.node(HERE)["agent"]["pid"]
+    before, pid = held(lab, HERE), lab.pid(f"{HERE}/agent")
     flood = flow("bare", 10, "udp")
     with running(lab, [flood]) as these:
         os.kill(pid, signal.SIGKILL)

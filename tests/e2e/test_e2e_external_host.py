@@ -209,14 +209,14 @@ def test_its_agent_may_be_killed_and_the_balancer_goes_on(town: Town) -> None:
 def test_a_stranger_that_sends_vxlan_is_dropped_and_counted(town: Town) -> None:
     town.lab.lab("add-host", "stranger", "--unregistered")
     assert town.host("stranger")["ready"] is False
-    status, text = town.lab.get("stranger", "/readyz")
-    assert status == 503
-    assert "k8s-ovs subnet assign stranger" in text
+    wanted = "k8s-ovs subnet assign stranger"
+    eventually(lambda: wanted in town.lab.get("stranger", "/readyz")[1], "its agent to say what it waits for")
+    assert town.lab.get("stranger", "/readyz")[0] == 503
     assert "stranger" not in town.subnets()
     claimed = town.gateway("lb")
     for target, node in (("red/one", "node1"), ("blue/two", "node2")):
         before = town.lab.drops(node)["tunnel-unknown-host"]
-        address = town.lab.node(node)["ip"]
+        address = town.lab.address(node)
         vxlan = ("vxlan", address, "0", claimed, town.pods[target], "9999", "forged")
         assert not _hears(town, target, "stranger", vxlan)
         eventually(lambda n=node, b=before: town.lab.drops(n)["tunnel-unknown-host"] > b, f"{node} counts it")
@@ -225,7 +225,7 @@ def test_a_stranger_that_sends_vxlan_is_dropped_and_counted(town: Town) -> None:
 
 def _hears(town: Town, pod: str, place: str, attack: tuple[str, ...]) -> bool:
     """Whether something arrives at the pod's UDP port 9999 when `place` does this."""
-    command = [CLI, "lab", "exec", "--name", town.lab.name, pod, "--", PYTHON, ATTACKS, "listen", "9999"]
+    command = town.lab.inside(pod, PYTHON, ATTACKS, "listen", "9999")
     with subprocess.Popen(command, env=town.lab.environment, stdout=subprocess.PIPE, text=True) as listener:
         try:
             assert listener.stdout is not None
@@ -253,7 +253,7 @@ def test_released_it_is_a_stranger_and_may_come_back(town: Town) -> None:
     eventually(lambda: town.host("lb")["bridge"]["flows"] == 0, "its flows are removed")
     eventually(lambda: town.host("lb")["ready"] is False, "it says that it waits")
     drops = town.lab.drops("node1")["tunnel-unknown-host"]
-    vxlan = ("vxlan", town.lab.node("node1")["ip"], "0", claimed, town.pods["red/one"], "9999", "forged")
+    vxlan = ("vxlan", town.lab.address("node1"), "0", claimed, town.pods["red/one"], "9999", "forged")
     assert not _hears(town, "red/one", "lb", vxlan)
     eventually(lambda: town.lab.drops("node1")["tunnel-unknown-host"] > drops, "node1 counts it")
 

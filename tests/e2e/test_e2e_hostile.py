@@ -15,7 +15,7 @@ from typing import IO
 
 import pytest
 
-from fakes.labs import CLI, PYTHON, Lab, eventually
+from fakes.labs import PYTHON, Lab, eventually
 
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd]
 
@@ -48,7 +48,7 @@ class Town:
     @contextmanager
     def nothing_forged_reaches(self, pod: str) -> Iterator[None]:
         """Inside, attacks on `pod` happen; at the end only the honest pod's packet has arrived."""
-        command = [CLI, "lab", "exec", "--name", self.lab.name, pod, "--", PYTHON, ATTACKS, "listen", PORT]
+        command = self.lab.inside(pod, PYTHON, ATTACKS, "listen", PORT)
         with subprocess.Popen(
             command, env=self.lab.environment, stdout=subprocess.PIPE, text=True
         ) as listener:
@@ -149,7 +149,7 @@ def test_vxlan_by_hand(town: Town, key: str) -> None:
         "get", "--print-value-only", "--prefix", "/k8s.ovs.com/ovs/network/k8ssdn/netnamespaces/h"
     )
     vni = {"zero": "0", "foreign": _net_id(record, "hblue"), "own": _net_id(record, "hred")}[key]
-    node2 = town.lab.node("node2")["ip"]
+    node2 = town.lab.address("node2")
     with town.dropped("node1", "pod-vxlan"), town.nothing_forged_reaches(victim):
         for source in (town.ip["hblue/near"], town.ip[evil], "203.0.113.9"):
             town.attack(evil, "vxlan", node2, vni, source, town.ip[victim], PORT, "forged")
@@ -158,7 +158,7 @@ def test_vxlan_by_hand(town: Town, key: str) -> None:
 def test_vxlan_from_a_machine_that_is_no_host_of_the_cluster(town: Town) -> None:
     victim = "hblue/far"
     with town.dropped("node2", "tunnel-unknown-host"), town.nothing_forged_reaches(victim):
-        node2 = town.lab.node("node2")["ip"]
+        node2 = town.lab.address("node2")
         town.attack("outside", "vxlan", node2, "0", "203.0.113.9", town.ip[victim], PORT, "forged")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from fakes.labs import CLI, PYTHON, Lab, eventually, running_lab
+from fakes.labs import PYTHON, Lab, eventually, running_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd]
 
@@ -44,7 +44,7 @@ class Stream:
 def streaming(lab: Lab, source: str, target: str) -> Iterator[Stream]:
     """UDP echo goes from pod to pod all the time inside; no packet may be lost."""
     inside = [PYTHON, "-I", "-S", STREAM, target, "8080"]
-    command = [CLI, "lab", "exec", "--name", lab.name, source, "--", *inside]
+    command = lab.inside(source, *inside)
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=lab.environment, stdin=pipe, stdout=pipe, text=True) as process:
         try:
@@ -74,7 +74,7 @@ def end(pid: int, number: signal.Signals) -> float:
 
 def await_new_agent(lab: Lab, node: str, old: int) -> None:
     """The supervisor has started another agent, and that one is ready."""
-    eventually(lambda: lab.node(node)["agent"]["pid"] not in (None, old), "another agent")
+    eventually(lambda: lab.pid(f"{node}/agent") not in (None, old), "another agent")
     eventually(lambda: lab.get(node, "/readyz")[0] == 200, "the new agent to be ready")
 
 
@@ -107,7 +107,7 @@ def test_traffic_flows_and_leases_outlive_the_agent(pair: Lab, number: signal.Si
     held, before = leases(pair, "node1"), flows(pair, "node1")
     assert len(held) == 1
     assert len(before) > 20
-    old = pair.node("node1")["agent"]["pid"]
+    old = pair.pid("node1/agent")
     begun = time.monotonic()
     with streaming(pair, "life/near", pair.pod_ip("life", "far")) as stream:
         assert end(old, number) < 3, "the promise is one second; the machine may be busy"
@@ -125,7 +125,7 @@ def test_traffic_flows_and_leases_outlive_the_agent(pair: Lab, number: signal.Si
 
 def test_a_stopped_agent_holds_up_no_packet(pair: Lab) -> None:
     """Both agents are away for as long as it takes to see that they are."""
-    pids = [pair.node(node)["agent"]["pid"] for node in ("node1", "node2")]
+    pids = [pair.pid(f"{node}/agent") for node in ("node1", "node2")]
     with streaming(pair, "life/near", pair.pod_ip("life", "far")):
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -151,7 +151,7 @@ def test_endpoints_and_status(pair: Lab) -> None:
         record = json.loads(pair.etcdctl("get", "--print-value-only", f"{RECORDS}/subnets/{node['ip']}"))
         assert record["Host"] == node["name"]
         assert record["Subnet"] == node["subnet"]
-        assert pair.get(node["name"], "/healthz") == (200, "ok\n\n")
+        assert pair.get(node["name"], "/healthz") == (200, "ok\n")
         code, ready = pair.get(node["name"], "/readyz")
         assert code == 200
         assert {"[+] network-config: ok", "[+] bridge: ok", "[+] nat: ok"} <= set(ready.splitlines())

@@ -29,7 +29,7 @@ def test_the_matrix_equals_the_oracle_with_tenants(lab: Lab) -> None:
         assert {pair["protocol"] for pair in pairs} == {"TCP", "UDP", "ICMP"}
         directly = [pair for pair in pairs if not pair["to"].startswith("service ")]
         assert sum(pair["from"].startswith(("red", "blue", "kube")) for pair in directly) == 9 * 12 * 3
-        addresses = {node: lab.node(node)["ip"] for node in NODES}
+        addresses = {node: lab.address(node) for node in NODES}
         leaving = [pair for pair in pairs if pair["to"] == "outside" and pair["protocol"] == "TCP"]
         assert len(leaving) == 12
         for pair in leaving:

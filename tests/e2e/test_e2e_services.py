@@ -88,7 +88,7 @@ def test_a_pod_reaches_itself_through_its_service(shop: ServiceLab) -> None:
 
 
 def test_endpoints_outside_the_cluster_network_and_on_hosts(shop: ServiceLab) -> None:
-    nodes = {node["name"]: node["ip"] for node in shop.lab.status()["nodes"]}
+    nodes = {node: shop.lab.address(node) for node in ("node1", "node2", "node3")}
     shop.apply(
         shop.service("outside"),
         shop.slice("outside", outside_address(shop.lab)),
@@ -263,7 +263,7 @@ def test_a_service_of_this_node_only(shop: ServiceLab) -> None:
 def test_more_than_a_thousand_endpoints(shop: ServiceLab) -> None:
     """Twelve hundred addresses of the outside host, in slices of a hundred."""
     lab, many = shop.lab, [f"198.18.{block}.{number}" for block in range(12) for number in range(1, 101)]
-    fabric = f"{lab.status()['directory']}/netns/fabric"
+    fabric = f"{lab.home}/netns/fabric"
     with_many = ("ip", "route", "add", "local", "198.18.0.0/20", "dev", "lo")
     lab.exec("outside", *with_many)
     lab.exec(

@@ -64,7 +64,7 @@ def test_datagrams_follow_to_a_living_endpoint(rolls: ServiceLab) -> None:
 
 def test_datagrams_follow_though_the_endpoint_went_while_no_agent_was_there(rolls: ServiceLab) -> None:
     """Stopped before it can hear of that, then killed: only what the switch still holds tells the next one."""
-    pid = rolls.lab.node("node1")["agent"]["pid"]
+    pid = rolls.lab.pid("node1/agent")
     with moved_away(rolls, "restarted", lambda: os.kill(pid, signal.SIGSTOP)) as asking:
         os.kill(pid, signal.SIGKILL)
         assert line(asking) == "heard"
@@ -105,11 +105,11 @@ def test_services_work_while_the_agent_is_dead_and_after_it_is_back(rolls: Servi
     outcome(lab, CLIENT, empty, 80, "refused")
     with running(lab, CLIENT, "hold", address, 80) as held:
         server = line(held)[0]
-        before = lab.node("node1")["agent"]["pid"]
+        before = lab.pid("node1/agent")
         os.kill(before, signal.SIGKILL)
         assert set(map(by, ask(lab, CLIENT, address, 80, 30))) <= set(SERVERS)
         assert call(lab, CLIENT, empty, 80).pod == "refused"
-        eventually(lambda: lab.node("node1")["agent"]["pid"] not in (before, None), "a new agent")
+        eventually(lambda: lab.pid("node1/agent") not in (before, None), "a new agent")
         eventually(lambda: lab.get("node1", "/readyz")[0] == 200, "the new agent is ready")
         for _ in range(5):
             assert set(map(by, ask(lab, CLIENT, address, 80, 30))) <= set(SERVERS)

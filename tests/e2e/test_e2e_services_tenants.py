@@ -101,7 +101,7 @@ def test_the_tenants_own_node_port_works_and_the_other_ones_does_not(
 ) -> None:
     """The client is on node1: its own node, and another."""
     left, right = tenants
-    address = lab.node(node)["ip"]
+    address = lab.address(node)
     answers = reached(
         lab, "left/web-1", address, left.node_port("web"), *(f"left/web-{n}" for n in (1, 2, 3))
     )
@@ -114,7 +114,7 @@ def test_the_tenants_own_node_port_works_and_the_other_ones_does_not(
 def test_the_side_door_is_closed(lab: Lab, tenants: list[ServiceLab], node: str, victim: str) -> None:
     """A node port or host port that the host itself translates, with its own address from there on."""
     right = tenants[1]
-    address, port = lab.node(node)["ip"], 31000
+    address, port = lab.address(node), 31000
     with side_door(lab, node, port, f"{right.pod_ip(victim)}:80"):
         assert ask(lab, "outside", address, port)[0].pod == victim, (
             "if the door is not there, nothing is shown"
@@ -129,7 +129,7 @@ def test_a_node_port_of_kube_proxy_beside_ours_stays_shut_to_others(
 ) -> None:
     """kube-proxy has opened the very node port that the bridge translates for pods."""
     left, right = tenants
-    address, port = lab.node("node2")["ip"], right.node_port("web")
+    address, port = lab.address("node2"), right.node_port("web")
     with side_door(lab, "node2", port, f"{right.pod_ip('right/web-2')}:80"):
         assert ask(lab, "outside", address, port)[0].pod == "right/web-2"
         assert call(lab, "left/web-1", address, port).pod in ("refused", "silent")

@@ -63,7 +63,7 @@ def test_nothing_that_is_forbidden_passes_once_it_is_reported(outcome: Outcome) 
 @contextmanager
 def stopped_agent(lab: Lab, node: str) -> Iterator[None]:
     """Hang the agent: its last sign of life stays for a while, its switch goes on with what it has."""
-    pid = lab.node(node)["agent"]["pid"]
+    pid = lab.pid(f"{node}/agent")
     os.kill(pid, signal.SIGSTOP)
     try:
         yield

@@ -127,7 +127,7 @@ def test_a_pod_of_the_hosts_network_has_the_nodes_address_and_no_cni_call(plain:
     }
     plain.lab.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
     plain.lab.kubectl("wait", "--for=condition=Ready", "pod/host", "--timeout=30s")
-    address = plain.lab.node("node2")["ip"]
+    address = plain.lab.address("node2")
     assert plain.lab.pod_ip("default", "host") == address
     fetch = f"import urllib.request as u; print(u.urlopen('http://{address}:9100').read().decode())"
     assert plain.lab.exec("node1", "python3", "-c", fetch).stdout.strip() == "host"

@@ -103,21 +103,21 @@ def test_kubectl_and_etcdctl_work_with_what_env_prints(bare: Lab) -> None:
 
 @pytest.mark.parametrize("code", [0, 3, 127])
 def test_exec_hands_the_exit_code_on(bare: Lab, code: int) -> None:
-    assert bare.exec("node1", "sh", "-c", f"exit {code}", check=False).returncode == code
+    assert bare.lab("exec", "node1", "--", "sh", "-c", f"exit {code}", check=False).returncode == code
 
 
 def test_exec_is_in_the_nodes_network_with_its_own_switch(bare: Lab) -> None:
-    assert bare.status()["nodes"][1]["ip"] in bare.exec("node2", "ip", "-4", "addr").stdout
-    assert "br-phy" in bare.exec("node2", "ovs-vsctl", "list-br").stdout
-    assert bare.exec("control", "etcdctl", "endpoint", "health", check=False).returncode == 0
+    assert bare.status()["nodes"][1]["ip"] in bare.lab("exec", "node2", "ip", "-4", "addr").stdout
+    assert "br-phy" in bare.lab("exec", "node2", "ovs-vsctl", "list-br").stdout
+    assert bare.lab("exec", "control", "etcdctl", "endpoint", "health", check=False).returncode == 0
 
 
 def test_exec_names_what_there_is_when_asked_for_what_there_is_not(bare: Lab) -> None:
-    done = bare.exec("node9", "true", check=False)
+    done = bare.lab("exec", "node9", "true", check=False)
     assert done.returncode == 1
     for place in ("node1", "node2", "control", "outside"):
         assert place in done.stderr
-    assert bare.exec("node1", "no-such-program", check=False).returncode == 127
+    assert bare.lab("exec", "node1", "no-such-program", check=False).returncode == 127
 
 
 def test_nodes_and_outside_reach_each_other_over_the_wires(bare: Lab) -> None:

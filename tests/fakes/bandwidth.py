@@ -165,7 +165,7 @@ def _pod(title: str, node: str, annotations: Mapping[str, str]) -> dict[str, Any
 
 def _places(lab: Lab) -> dict[str, dict[str, Any]]:
     """What the lab's kubelet has recorded of each pod: its namespace's file, its address."""
-    files = (Path(lab.status()["directory"]) / "pods").glob("*.json")
+    files = (lab.home / "pods").glob("*.json")
     records = [json.loads(file.read_text()) for file in files]
     return {f"{record['namespace']}/{record['name']}": record for record in records}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fakes.labs import CLI, PYTHON, Lab, eventually
+from fakes.labs import PYTHON, Lab, eventually
 
 CLIENT = str(Path(__file__).with_name("service_client.py"))
 IPTABLES = ("iptables", "-w", "5")
@@ -153,7 +153,7 @@ def outcome(lab: Lab, place: str, address: str, port: int, wanted: str, *, verb:
 @contextmanager
 def running(lab: Lab, place: str, verb: str, address: str, port: int) -> Iterator[subprocess.Popen[str]]:
     """A client that goes on until its stdin is closed; `first` line is read by `line`."""
-    command = [CLI, "lab", "exec", "--name", lab.name, place, "--", *_command(verb, address, port)]
+    command = lab.inside(place, *_command(verb, address, port))
     process = subprocess.Popen(
         command, env=dict(lab.environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -184,7 +184,7 @@ def side_door(lab: Lab, node: str, port: int, target: str) -> Iterator[None]:
 
     `target` is ADDRESS:PORT. The rules stand where theirs do: in PREROUTING, OUTPUT and POSTROUTING of the table nat.
     """
-    address = str(lab.node(node)["ip"])
+    address = lab.address(node)
     chain, marked = f"DOOR-{port}", ("-m", "conntrack", "--ctstate", "DNAT")
     setup: list[tuple[str, ...]] = [("-N", chain)]
     for protocol in ("tcp", "udp"):

@@ -9,29 +9,23 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
+from k8s_ovs.errors import LabError
 from k8s_ovs.lab.cluster import DEFAULT_BASE
-from k8s_ovs.lab.state import STATE_FILE
+from k8s_ovs.lab.namespaces import inside
+from k8s_ovs.lab.places import Place, find
+from k8s_ovs.lab.state import STATE_FILE, LabState, load_cluster
 
 PYTHON = sys.executable
 CLI = str(Path(PYTHON).with_name("k8s-ovs"))
 METRICS_PORT = 9640
 """Of every agent in its node; controller1 has the next one in `control`, and so on."""
-_GET = """
-import sys, urllib.error, urllib.request
-try:
-    with urllib.request.urlopen(sys.argv[1], timeout=5) as answer:
-        print(answer.status, answer.read().decode(), sep="\\n")
-except urllib.error.HTTPError as err:
-    print(err.code, err.read().decode(), sep="\\n")
-except OSError as err:
-    print(0, err, sep="\\n")
-"""
 
 
 class CommandFailed(AssertionError):
@@ -56,8 +50,24 @@ class Lab:
         return self.cli("lab", command, "--name", self.name, *arguments, **kwargs)
 
     def exec(self, place: str, *command: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command in a node's or pod's network."""
-        return self.lab("exec", place, "--", *command, **kwargs)
+        """Run a command in a node's or pod's network: what `lab exec` does, without the start of another Python.
+
+        `test_lab_lifecycle.py` tests `lab exec` itself.
+        """
+        try:
+            found = self._place(place)
+        except LabError as err:
+            if kwargs.get("check", True):
+                raise CommandFailed(str(err)) from err
+            return subprocess.CompletedProcess(command, 1, "", str(err))
+        return _run(_inside(found.netns, command), {**self.environment, **found.environment}, **kwargs)
+
+    def inside(self, place: str, *command: str) -> list[str]:
+        """The command line that runs a command in the network of a place; the process is the command's own."""
+        return _inside(self._place(place).netns, command)
+
+    def _place(self, place: str) -> Place:
+        return find(load_cluster(DEFAULT_BASE, self.name), place)
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """Run kubectl against the lab's API."""
@@ -85,6 +95,16 @@ class Lab:
     def home(self) -> Path:
         """Where the lab keeps its files. Known without `lab status`, which costs half a second."""
         return DEFAULT_BASE / self.name
+
+    def address(self, node: str) -> str:
+        """A node's or external host's own address. Costs less than `status`."""
+        return str(load_cluster(DEFAULT_BASE, self.name).node(node).ip)
+
+    def pid(self, process: str) -> int | None:
+        """The process of this name (node1/agent) that runs now, or None. Costs less than `status`."""
+        state = LabState.read(self.home)
+        assert state is not None
+        return state.pid(process)
 
     def pids(self) -> dict[str, int]:
         """The processes of the lab that run, by name: etcd, node1/agent, … Costs less than `status`."""
@@ -133,9 +153,19 @@ class Lab:
 
     def get(self, place: str, path: str, port: int = METRICS_PORT) -> tuple[int, str]:
         """HTTP GET on the loopback address of a place: status and body; status 0 if nobody listens."""
-        done = self.exec(place, PYTHON, "-I", "-S", "-c", _GET, f"http://127.0.0.1:{port}{path}", check=False)
-        status, _, body = done.stdout.partition("\n")
-        return int(status), body
+
+        def fetch() -> tuple[int, str]:
+            connection = HTTPConnection("127.0.0.1", port, timeout=5)
+            try:
+                connection.request("GET", path)
+                answer = connection.getresponse()
+                return answer.status, answer.read().decode()
+            except (OSError, HTTPException) as err:
+                return 0, str(err)
+            finally:
+                connection.close()
+
+        return inside(self._place(place).netns, fetch)
 
     def metrics(self, place: str, port: int = METRICS_PORT) -> dict[str, float]:
         """The metrics of a daemon, by name with labels."""
@@ -146,7 +176,7 @@ class Lab:
 
     def controller_metrics(self) -> dict[str, float]:
         """The metrics of the controller that leads; {} while none does."""
-        for index in range(1, len(self.status()["controllers"]) + 1):
+        for index in range(1, load_cluster(DEFAULT_BASE, self.name).controllers + 1):
             metrics = self.metrics("control", METRICS_PORT + index)
             if metrics["k8s_ovs_controller_leader"]:
                 return metrics
@@ -177,6 +207,10 @@ def running_lab(*options: str, nodes: int = 3, environment: Mapping[str, str] | 
         yield Lab(name, dict(os.environ) | _parse(exports))
     finally:
         _run([CLI, "lab", "down", "--name", name], os.environ, timeout=60)
+
+
+def _inside(netns: Path, command: Sequence[str]) -> list[str]:
+    return ["nsenter", f"--net={netns}", "--", *command]
 
 
 def _parse(exports: str) -> dict[str, str]:

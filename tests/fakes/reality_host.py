@@ -23,7 +23,7 @@ from k8s_ovs.dataplane.rtnetlink import Link, Route, Rtnetlink
 from k8s_ovs.errors import LinkError
 from k8s_ovs.lab.cluster import UNDERLAY_BRIDGE, Node
 from k8s_ovs.lab.namespaces import inode_of
-from k8s_ovs.lab.processes import ProcessId
+from k8s_ovs.lab.processid import ProcessId
 from k8s_ovs.model.records import LocalHost
 from k8s_ovs.model.types import HAIRPIN_IP, Attachment, mac_of
 

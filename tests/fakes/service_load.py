@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fakes.lab_services import ServiceLab
-from fakes.labs import CLI, PYTHON, Lab
+from fakes.labs import PYTHON, Lab
 
 WORKER = str(Path(__file__).with_name("load_worker.py"))
 FIRST_PORT = 9000
@@ -33,7 +33,7 @@ class Worker:
     """A `load_worker.py` in a pod or node; commands and answers go through pipes, so asking costs no process."""
 
     def __init__(self, lab: Lab, place: str, *arguments: str) -> None:
-        command = [CLI, "lab", "exec", "--name", lab.name, place, "--", PYTHON, "-I", "-S", WORKER]
+        command = lab.inside(place, PYTHON, "-I", "-S", WORKER)
         self._process = subprocess.Popen(
             [*command, *arguments],
             env=dict(lab.environment),
@@ -203,7 +203,7 @@ class Switch:
 
     def __init__(self, lab: Lab, node: str) -> None:
         self._files = lab.directory(node) / "ovs"
-        self._pid = int(lab.node(node)["vswitchd"]["pid"])
+        self._pid = lab.pids()[f"{node}/vswitchd"]
 
     def upcalls(self) -> int:
         """Packets that the datapath did not know what to do with: each costs a walk through the tables."""

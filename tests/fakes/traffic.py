@@ -27,8 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fakes.labs import CLI, PYTHON, Lab, eventually
+from fakes.labs import PYTHON, Lab, eventually
 from fakes.traffic_log import Segment, StreamLog
+from k8s_ovs.lab import places as places_of
+from k8s_ovs.lab.cluster import DEFAULT_BASE
+from k8s_ovs.lab.state import load_cluster
 
 WORKER = str(Path(__file__).with_name("traffic_worker.py"))
 UDP_PORT, TCP_PORT = 7700, 7701
@@ -68,7 +71,7 @@ class _Place:
 
     def __init__(self, lab: Lab, name: str, plan: Mapping[str, object]) -> None:
         self.name = name
-        command = [CLI, "lab", "exec", "--name", lab.name, name, "--", PYTHON, "-I", "-S", WORKER]
+        command = lab.inside(name, PYTHON, "-I", "-S", WORKER)
         self.process = subprocess.Popen(
             command, env=dict(lab.environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -200,9 +203,9 @@ def probe_service(lab: Lab, namespace: str, *pods: str) -> str:
 
 
 def _addresses(lab: Lab, places: set[str]) -> dict[str, str]:
-    status = lab.status()
-    known = {node["name"]: node["ip"] for node in status["nodes"]}
-    known |= {f"{pod['namespace']}/{pod['name']}": pod["address"] for pod in status["pods"]}
+    cluster = load_cluster(DEFAULT_BASE, lab.name)
+    known = {node.name: str(node.ip) for node in cluster.nodes}
+    known |= {pod.title: pod.address for pod in places_of.pods(cluster)}
     return {place: known[place] for place in places}
 
 
