@@ -13,7 +13,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.et
 
 NETNAMESPACES = "/k8s.ovs.com/ovs/network/k8ssdn/netnamespaces/"
 PODS = {("cred", "near"): "node1", ("cred", "far"): "node2", ("cblue", "far"): "node3"}
-FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=1).read().decode())"
+FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=2).read().decode())"
+"""With time for a second SYN: the userspace datapath drops the first packet to a host whose MAC it does not know yet."""
 SERVICE = {
     "apiVersion": "v1",
     "kind": "Service",
