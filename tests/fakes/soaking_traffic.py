@@ -57,8 +57,8 @@ class Steady:
         lost = sum(logs[probe.name].lost(self.begun) for probe in ALLOWED)
         single = [f"{self._since(gap):.1f} s" for gap in across]
         return (
-            f"steady traffic: {sent} sent, {lost} lost, {len(single)} of them alone, across nodes and not around harm to switches (at "
-            f"{', '.join(single) or 'no time'}); {tried} forbidden, 0 of them passed"
+            f"steady traffic: {sent} sent, {lost} lost, {len(single)} of them alone, across nodes and without harm to a "
+            f"switch (at {', '.join(single) or 'no time'}); {tried} forbidden, 0 of them passed"
         )
 
     def _since(self, gap: Gap) -> float:
