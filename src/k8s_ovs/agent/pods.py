@@ -158,8 +158,8 @@ class PodNetwork:
     async def recover(self) -> int:
         """Remove what a killed agent or a reboot left behind; returns how many attachments that were.
 
-            These are veths of ours that no lease names, and leases of which neither veth nor network namespace exists:
-            nothing else, and nothing of an ADD or DEL that is under way. The veth of a pod that was attached once and lives
+        These are veths of ours that no lease names, and leases of which neither veth nor network namespace exists:
+        nothing else, and nothing of an ADD or DEL that is under way. The veth of a pod that was attached once and lives
         stays, though somebody has removed its lease. Raises the first DataplaneError, after all were tried.
         """
         links = set(await self._links.leftovers())
