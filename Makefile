@@ -31,8 +31,8 @@ test: packages .stamps/venv kubectl $(SHIM) ## All tests; needs root
 
 soak: packages .stamps/venv kubectl $(SHIM) ## Random changes and kills for MINUTES=20, and what else takes longer; needs root
 	@export K8S_OVS_SOAK_MINUTES=$(MINUTES); $(call pytest,-n 0 -s tests/e2e/test_e2e_soak.py)
-	@export K8S_OVS_TEST_CHANGES=50 K8S_OVS_TEST_KILLS=50 K8S_OVS_TEST_POINTS=0; \
-	    $(call pytest,tests/e2e/test_e2e_matrix_changes.py tests/e2e/test_e2e_attach.py tests/e2e/test_e2e_crash_points.py)
+	@export K8S_OVS_TEST_CHANGES=50 K8S_OVS_TEST_KILLS=50 K8S_OVS_TEST_POINTS=0 K8S_OVS_TEST_OUTAGES=long; \
+	    $(call pytest,$(addprefix tests/e2e/test_e2e_,matrix_changes.py attach.py crash_points.py outages.py))
 
 bench: packages .stamps/venv kubectl $(SHIM) ## The figures of the pages in docs/, as Markdown; needs root, takes minutes
 	@$(BIN)/python bench/tenants.py
