@@ -87,6 +87,10 @@ class Told:
     arrivals: list[tuple[str, str]] = field(default_factory=list)
 
 
+_LAST: dict[str, int] = {}
+"""The port last used in each place, kept beyond a ledger: the next one may ask the same lab, seconds later."""
+
+
 class Ledger:
     """What has been asked in this round, by the marks that it carries: numbers in datagrams, sources of connections."""
 
@@ -95,7 +99,7 @@ class Ledger:
         self._begun: dict[tuple[str, int], Told] = {}
         self._homes: dict[str, str] = {}
         self._pods: set[str] = set()
-        self._last: dict[str, int] = {}
+        self._last = _LAST
         self._number = 0
 
     def know(self, address: str, pod: str) -> None:
