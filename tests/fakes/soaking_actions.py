@@ -297,9 +297,19 @@ def assign_host(world: World, rng: random.Random) -> str:
     return f"assign external host {name}"
 
 
+def _harmed(world: World, rng: random.Random) -> list[str]:
+    """What may be harmed.
+
+    Who had which subnet only the leading controller remembers (docs/nodes.md): while a Node is away, none of them is harmed.
+    """
+    chosen = [rng.choice(KILLED), *([rng.choice(KILLED)] if rng.random() < 0.3 else [])]
+    running = world.harm.running(*chosen)
+    return [name for name in running if not (world.model.away and name.startswith("controller"))]
+
+
 def kill(world: World, rng: random.Random) -> str:
     """One process; sometimes two at once."""
-    running = world.harm.running(rng.choice(KILLED), *([rng.choice(KILLED)] if rng.random() < 0.3 else []))
+    running = _harmed(world, rng)
     if not running:
         return ""
     chosen = rng.sample(running, min(len(running), rng.choice((1, 1, 2))))
@@ -309,7 +319,7 @@ def kill(world: World, rng: random.Random) -> str:
 
 def stop(world: World, rng: random.Random) -> str:
     """An outage of some seconds."""
-    running = world.harm.running(rng.choice(KILLED))
+    running = _harmed(world, rng)
     if not running or len(world.harm.away) > 1:
         return ""
     chosen, seconds = rng.sample(running, 1), rng.uniform(0.3, 4)

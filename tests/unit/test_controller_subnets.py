@@ -106,6 +106,15 @@ def test_a_lost_record_is_written_back_before_others_get_what_it_held() -> None:
     assert kinds(result) == {"node1": ProblemKind.NO_SUBNET_LEFT}
 
 
+def test_what_somebody_had_is_given_to_others_only_when_nothing_else_is_left() -> None:
+    """A Node that was deleted comes back to its pods; a host that is assigned meanwhile shall not have their addresses."""
+    away = {"node1": "172.11.0.0/22"}
+    asks = record("lb", "192.0.2.9", None, assign=True)
+    assert puts(plan([], asks, former=away)) == {"192.0.2.9": ("lb", "172.11.4.0/22", True)}
+    small = dataclasses.replace(CONFIG, network=net("172.11.0.0/22"))
+    assert puts(plan([], asks, config=small, former=away)) == {"192.0.2.9": ("lb", "172.11.0.0/22", True)}
+
+
 def test_an_empty_subnet_asks_for_another_one() -> None:
     result = plan(
         [node("node1", "192.0.2.1")],

@@ -50,12 +50,13 @@ def plan_subnets(
     `held` are subnets that no readable record shows but that may be in use: those of records that became
     malformed. `former` is the subnet that each host is known to have had. `allocator` knows where the last plan
     stopped, so that a subnet that was just freed is not the next to be given; it goes on from there whether or not
-    the plan is carried out.
+    the plan is carried out. What somebody had is given to others only when nothing else is left.
     """
     by_name = {node.name: node for node in nodes}
     malformed = Malformed.of(snapshot).host_ips
     claims = resolve_claims(by_name, snapshot.host_subnets, config)
-    pool = _Pool.of(config, snapshot.host_subnets, held, allocator or SubnetAllocator(config))
+    spared = former.values()
+    pool = _Pool.of(config, snapshot.host_subnets, held, spared, allocator or SubnetAllocator(config))
     free = pool.free
     draft = _Draft(snapshot.host_subnets, by_name.keys(), claims.addresses, pool, former)
     for name, address in sorted(claims.addresses.items(), key=draft.takes_its_turn):
@@ -83,6 +84,8 @@ class _Pool:
     config: NetworkConfig
     allocator: SubnetAllocator
     taken: set[IPv4Network]
+    spared: Iterable[IPv4Network] = ()
+    """Given only when no other is left: somebody had them, who may come back and still have pods there."""
     given: set[IPv4Network] = field(default_factory=set)
 
     @classmethod
@@ -91,11 +94,12 @@ class _Pool:
         config: NetworkConfig,
         records: Records,
         held: Collection[IPv4Network],
+        spared: Iterable[IPv4Network],
         allocator: SubnetAllocator,
     ) -> "_Pool":
         # What is deleted in this plan counts as taken once more: agents may still send there.
         recorded = {record.subnet for record in records.values() if record.subnet is not None}
-        return cls(config, allocator, recorded | set(held))
+        return cls(config, allocator, recorded | set(held), spared)
 
     @property
     def free(self) -> int:
@@ -113,10 +117,16 @@ class _Pool:
     def give(self, former: IPv4Network | None = None) -> IPv4Network:
         """A subnet that overlaps no other; `former` if that is so. Raises ExhaustedError."""
         back = former if former is not None and self._can_come_back(former) else None
-        subnet = back or self.allocator.allocate(self.taken)
+        subnet = back or self._next()
         self.taken.add(subnet)
         self.given.add(subnet)
         return subnet
+
+    def _next(self) -> IPv4Network:
+        try:
+            return self.allocator.allocate(self.taken.union(self.spared))
+        except ExhaustedError:
+            return self.allocator.allocate(self.taken)
 
     def _can_come_back(self, subnet: IPv4Network) -> bool:
         ours = subnet.subnet_of(self.config.network) and subnet.prefixlen == self.config.host_prefix

@@ -13,11 +13,12 @@ from fakes.private_etcd import PrivateEtcd, private_cluster, private_etcd
 from fakes.relay import relay
 from fakes.storeworld import CONFIG
 from fakes.watching import until, watching
+from k8s_ovs.config import DEFAULT_PREFIX
 from k8s_ovs.errors import EtcdNoSpace, EtcdUnavailable
 from k8s_ovs.model.types import AgentReport, HostSubnet, Tenant, Vni
 from k8s_ovs.sources.etcd.settings import EtcdSettings
 from k8s_ovs.sources.etcd.store import EtcdStore
-from k8s_ovs.sources.records import DEFAULT_PREFIX, Keys
+from k8s_ovs.sources.records import Keys
 from k8s_ovs.sources.store import Change
 
 KEYS = Keys(DEFAULT_PREFIX, CONFIG.name)
