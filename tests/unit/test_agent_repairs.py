@@ -3,19 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
-from fakes.dataplane import FakePodLinks
+from fakes.dataplane import FakePodLinks, FakeSwitch
 from fakes.dataplane_examples import pod_link
 from fakes.node import OWN, FakeNode, elsewhere, pod, running
 from fakes.virtual_time import virtual_time, within
 from k8s_ovs.agent.attaching import PodParts
+from k8s_ovs.agent.drift import Drift
 from k8s_ovs.agent.limits import LimitKeeper
 from k8s_ovs.agent.ports import PortKeeper
 from k8s_ovs.agent.repairs import EVENT_REASON, Repairs
 from k8s_ovs.cni.locks import KeyedLocks
+from k8s_ovs.dataplane.bridge import BridgeSpec
 from k8s_ovs.dataplane.findings import NAMED, Finding, Kind, found, joined
 from k8s_ovs.errors import KubeUnavailable, LinkError, OpenFlowError, OvsdbError
 from k8s_ovs.model.events import HostSubnetSet
@@ -122,6 +125,20 @@ async def test_nothing_that_the_agent_does_itself_counts() -> None:
         await node.know()
         await asyncio.sleep(200)
     assert node.repairs.counts == {}
+
+
+def test_a_bridge_that_we_want_otherwise_ourselves_still_holds_its_flows() -> None:
+    """At start the gateway's MTU is known only after the first comparison; what is found from then on counts."""
+    told: list[Finding] = []
+    switch, spec = FakeSwitch(), BridgeSpec()
+    drift = Drift(switch, told.extend)
+    drift.bridge(spec, ())
+    drift.flows((), switch.restarts)
+    drift.bridge(replace(spec, mtu=1400), found(Kind.PORT, ["port tun0: mtu_request was empty"]))
+    assert (drift.flows_known, told) == (True, [])
+    gone = found(Kind.FLOW, ["a"])
+    drift.flows(gone, switch.restarts)
+    assert told == list(gone)
 
 
 @virtual_time

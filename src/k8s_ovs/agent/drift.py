@@ -41,8 +41,8 @@ class Drift:
         """The bridge is as `spec` says, for which this was put right."""
         if findings and spec == self._bridge:
             self._on_repair(findings)
-        if any(finding.kind in {Kind.BRIDGE, Kind.PORT} for finding in findings):
-            self.forget()
+            if any(finding.kind in {Kind.BRIDGE, Kind.PORT} for finding in findings):
+                self.forget()
         self._bridge = spec
 
     def flows(self, findings: tuple[Finding, ...], restarts: int) -> None:

@@ -117,14 +117,14 @@ class _Pool:
     def give(self, former: IPv4Network | None = None) -> IPv4Network:
         """A subnet that overlaps no other; `former` if that is so. Raises ExhaustedError."""
         back = former if former is not None and self._can_come_back(former) else None
-        subnet = back or self._next()
+        subnet = back or self._next(former)
         self.taken.add(subnet)
         self.given.add(subnet)
         return subnet
 
-    def _next(self) -> IPv4Network:
+    def _next(self, former: IPv4Network | None) -> IPv4Network:
         try:
-            return self.allocator.allocate(self.taken.union(self.spared))
+            return self.allocator.allocate(self.taken.union(self.spared) - ({former} - self.taken))
         except ExhaustedError:
             return self.allocator.allocate(self.taken)
 
