@@ -22,6 +22,7 @@ class SyncSchedule:
         self._most = most
         self._pause = first
         self._reason: str | None = "start"
+        self._attempted: str | None = None
         self._due_at = -inf
         self._failed_at = -inf
 
@@ -42,18 +43,19 @@ class SyncSchedule:
 
     def begin(self) -> None:
         """An attempt begins; what is requested from here on asks for another one."""
-        self._reason = None
+        self._attempted, self._reason = self._reason, None
         self._due_at = inf
 
     def succeeded(self, now: float) -> None:
         """The attempt did what it should."""
+        self._attempted = None
         self._pause = self._first
         self._failed_at = -inf
         self._due_at = min(self._due_at, now + self._period)
 
     def failed(self, now: float) -> None:
         """An attempt, or any other work on the switch, failed."""
-        self._reason = "a commit failed"
+        self._reason = self._reason or self._attempted or "a commit failed"
         self._failed_at = now
         self._due_at = now + self._pause
         self._pause = min(2 * self._pause, self._most)
