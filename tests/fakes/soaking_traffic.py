@@ -1,8 +1,8 @@
 """Traffic of pods that nobody touches while a soak goes on: what is forbidden never passes, and losses have a reason.
 
 For `fakes.soaking`. Pods of one tenant on one node and on two talk to each other; one of another tenant tries to. On a node
-nothing at all may be lost. Across nodes a probe that is lost alone is told, and fails nothing: Open vSwitch's userspace
-datapath loses what it would send into a tunnel in the moment in which any interface of the host comes or goes (docs/nodes.md).
+nothing at all may be lost. Across nodes a short gap is told, and fails nothing: Open vSwitch's userspace datapath loses what
+it would send into a tunnel in the moment in which any interface of the host comes or goes (docs/nodes.md).
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,6 +29,8 @@ FORBIDDEN = [
     Probe("apart/three", "steady/one", period=PERIOD),
     Probe("apart/three", "steady/two", period=PERIOD),
 ]
+BLINK = 0.5
+"""Seconds that a gap across nodes lasts at most, on a machine that is busy with three soaks at once."""
 BEFORE, AFTER = 500_000_000, 15_000_000_000
 """Nanoseconds: a loss that begins from so long before until so long after something has befallen a switch is the switch's."""
 
@@ -46,20 +48,24 @@ class Steady:
         logs = self.flow.finish()
         passed = {probe.name: logs[probe.name].passed(0) for probe in FORBIDDEN}
         assert not any(passed.values()), f"forbidden, and passed: {passed}"
-        near = [gap for probe in NEAR for gap in self._lost(logs[probe.name])]
-        across = [gap for probe in ACROSS for gap in self._lost(logs[probe.name])]
-        bad = [
-            f"{gap.count} in {gap.seconds:.2f} s, {self._since(gap):.1f} s after its start"
-            for gap in (*near, *(gap for gap in across if gap.count > 1))
-        ]
-        assert not bad, f"lost while no switch was harmed: {bad}"
+        near = [text for probe in NEAR for text in self._told(logs[probe.name], probe)]
+        across = {probe: list(self._lost(logs[probe.name])) for probe in ACROSS}
+        long = [gap for gaps in across.values() for gap in gaps if gap.seconds > BLINK]
+        assert not near, f"lost on a node while no switch was harmed: {near}"
+        assert not long, f"lost across nodes for long while no switch was harmed: {long}"
         sent, tried = (_sent(logs, probes) for probes in (ALLOWED, FORBIDDEN))
         lost = sum(logs[probe.name].lost(self.begun) for probe in ALLOWED)
-        single = [f"{self._since(gap):.1f} s" for gap in across]
+        short = [text for probe in ACROSS for text in self._told(logs[probe.name], probe)]
         return (
-            f"steady traffic: {sent} sent, {lost} lost, {len(single)} of them alone, across nodes and without harm to a "
-            f"switch (at {', '.join(single) or 'no time'}); {tried} forbidden, 0 of them passed"
+            f"steady traffic: {sent} sent, {lost} lost, all of them around harm to switches but these, across nodes: "
+            f"{'; '.join(short) or 'none'}; {tried} forbidden, 0 of them passed"
         )
+
+    def _told(self, log: StreamLog, probe: Probe) -> list[str]:
+        """What no harm to a switch explains, in words."""
+        return [
+            f"{probe.name}: {gap.count} {self._since(gap):.1f} s after its start" for gap in self._lost(log)
+        ]
 
     def _since(self, gap: Gap) -> float:
         return (gap.begun - self.begun) / 1e9
