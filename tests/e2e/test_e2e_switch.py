@@ -42,7 +42,7 @@ def test_traffic_stood_still_and_went_on(running: Outages) -> None:
             assert len(pauses) == 1
             # A switch that was not killed at all would make this test a lie.
             assert "vswitchd" not in parts or pauses[0] > 0.05
-            assert logs[probe.name].received(running.when["agent", kind][0][1]) > 50
+            assert logs[probe.name].received(*running.when["agent", kind][0]) > 50
 
 
 def held(lab: Lab) -> set[str]:
