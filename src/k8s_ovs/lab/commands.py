@@ -102,11 +102,16 @@ def ovs_environment(node: Node) -> dict[str, str]:
     }
 
 
+PRIORITY = ("nice", "-n", "-10")
+"""As ovs-ctl(8) starts them by default: a userspace switch that waits for the CPU loses what its receive buffers do not hold."""
+
+
 def ovsdb(cluster: Cluster, node: Node) -> Command:
     """The node's own ovsdb-server."""
     return Command(
         name=f"{node.name}/ovsdb",
         argv=(
+            *PRIORITY,
             "ovsdb-server",
             str(node.ovs_database),
             f"--remote=punix:{node.ovs_rundir / 'db.sock'}",
@@ -127,6 +132,7 @@ def vswitchd(cluster: Cluster, node: Node) -> Command:
     return Command(
         name=f"{node.name}/vswitchd",
         argv=(
+            *PRIORITY,
             "ovs-vswitchd",
             f"unix:{node.ovs_rundir / 'db.sock'}",
             f"--unixctl={node.ovs_rundir / 'ovs-vswitchd.ctl'}",
