@@ -103,7 +103,7 @@ def ovs_environment(node: Node) -> dict[str, str]:
 
 
 PRIORITY = ("nice", "-n", "-10")
-"""As ovs-ctl(8) starts them by default: a userspace switch that waits for the CPU loses what its receive buffers do not hold."""
+"""As ovs-ctl(8) starts them: a userspace switch that waits for the CPU loses what its receive buffers do not hold."""
 
 
 def ovsdb(cluster: Cluster, node: Node) -> Command:
