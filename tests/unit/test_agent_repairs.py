@@ -96,13 +96,15 @@ async def test_there_is_one_event_of_a_kind_at_a_time_and_one_a_second() -> None
 
 
 @virtual_time
-async def test_an_event_that_cannot_be_written_stops_nothing() -> None:
-    listener = Listener(refusals=1)
+async def test_what_the_api_server_cannot_take_is_told_once_it_can() -> None:
+    listener = Listener(refusals=3)
     async with telling(listener) as repairs:
         repairs.note(found(Kind.FLOW, ["a"]))
         repairs.note(found(Kind.PORT, ["p"]))
-        await asyncio.sleep(5)
-    assert [message for _, message in listener.told] == ["1 port: p"]
+        await asyncio.sleep(1)
+        repairs.note(found(Kind.FLOW, ["b"]))
+        await asyncio.sleep(120)
+    assert sorted(message for _, message in listener.told) == ["1 port: p", "2 flows: a; b"]
 
 
 # -- what counts -------------------------------------------------------------------------------------------------------

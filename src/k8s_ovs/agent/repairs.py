@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from k8s_ovs.dataplane.findings import Finding, Kind, joined
 from k8s_ovs.errors import RecordError, SourceError
+from k8s_ovs.runtime.backoff import Backoff
 from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.objects import ObjectReference
 
@@ -70,22 +71,43 @@ class Repairs:
         self._news.set()
 
     async def run(self) -> None:
-        """Make Events of what is new, until cancelled. One that cannot be written stops nothing."""
+        """Make Events of what is new, until cancelled. What the API server cannot take now is told once it can."""
+        backoff = Backoff(base=2 * self._pace, cap=30.0, floor=self._pace)
+        trouble = ""
         while True:
             await self._news.wait()
             self._news.clear()
             while self._tell is not None and (self._untold or self._complaints):
-                reason, message = self._next()
+                pause = self._pace
                 try:
-                    await self._tell(reason, message)
-                except (SourceError, RecordError) as err:
-                    log.warning("no Event %s: %s", reason, err)
-                await asyncio.sleep(self._pace)
+                    await self._tell_next(self._tell)
+                except RecordError as err:
+                    log.warning("no Event: %s", err)
+                except SourceError as err:
+                    if str(err) != trouble:
+                        log.warning("no Event yet: %s", err)
+                    trouble, pause = str(err), backoff.next()
+                else:
+                    trouble = ""
+                    backoff.reset()
+                await asyncio.sleep(pause)
 
-    def _next(self) -> tuple[str, str]:
+    async def _tell_next(self, tell: Tell) -> None:
+        """Make one Event. What could not be told stays to be told: together with what has come meanwhile. SourceError."""
         if self._complaints:
             message = next(iter(self._complaints))
-            del self._complaints[message]
-            return PORT_REASON, message
-        finding = self._untold.pop(next(iter(self._untold)))
-        return EVENT_REASON, f"repaired what was changed behind our back: {finding}"
+            try:
+                await tell(PORT_REASON, message)
+            except RecordError:
+                del self._complaints[message]
+                raise
+            self._complaints.pop(message, None)
+            return
+        kind = next(iter(self._untold))
+        finding = self._untold.pop(kind)
+        try:
+            await tell(EVENT_REASON, f"repaired what was changed behind our back: {finding}")
+        except SourceError:
+            later = self._untold.get(kind)
+            self._untold[kind] = finding if later is None else finding.with_more(later)
+            raise
