@@ -1,7 +1,7 @@
 """Renders the chart deploy/helm/k8s-ovs into the plain manifests deploy/*.yaml, so that the two cannot differ.
 
-Called by `make manifests`, and by the test that compares what is committed. Needs the helm that tools/get-helm.py puts into
-build/bin. Helm orders documents by kind; here they stand by part again, as the chart has them.
+Called by `make manifests`, and by the test that compares what is committed. Takes the helm that tools/get-kubectl.py finds
+or gets. Helm orders documents by kind; here they stand by part again, as the chart has them.
 
     python tools/gen-manifests.py           writes deploy/*.yaml
 """
@@ -10,11 +10,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "deploy" / "helm" / "k8s-ovs"
-HELM = ROOT / "build" / "bin" / "helm"
 WITHOUT_ETCD = ("config", "agent", "controller")
 PARTS = (*WITHOUT_ETCD, "etcd")
 TITLES = {
@@ -61,22 +61,31 @@ MANIFESTS = (
 )
 
 
+@cache
+def helm() -> str:
+    """The helm to use. Exits if there is none."""
+    command = [sys.executable, str(ROOT / "tools" / "get-kubectl.py"), "helm"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout.strip()
+
+
 def render(manifest: Manifest) -> str:
     """The file's text. Exits if helm refuses."""
-    command = [str(HELM), "template", "k8s-ovs", str(CHART), "--namespace", "kube-system"]
+    command = [helm(), "template", "k8s-ovs", str(CHART), "--namespace", "kube-system"]
     for value in manifest.values:
         command += ["--set", value]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        sys.exit(f"gen-manifests: no {HELM}: run tools/get-helm.py")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"gen-manifests: {' '.join(command)}:\n{done.stderr.strip()}")
     documents: dict[str, list[str]] = {}
     for text in done.stdout.removeprefix("---\n").split("\n---\n"):
         first, _, rest = text.partition("\n")
         documents.setdefault(Path(first.removeprefix("# Source: ")).stem, []).append(rest.strip("\n") + "\n")
-    lines = [f"# {manifest.about}\n# Made from the chart helm/k8s-ovs by tools/gen-manifests.py: change it there.\n"]
+    lines = [
+        f"# {manifest.about}\n# Made from the chart helm/k8s-ovs by tools/gen-manifests.py: change it there.\n"
+    ]
     for part in manifest.parts:
         bodies = documents[part]
         bodies[0] = f"# ----- {TITLES[part]} -----\n{bodies[0]}"

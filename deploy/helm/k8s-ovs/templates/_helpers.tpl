@@ -24,15 +24,6 @@ image: {{ with $image.registry }}{{ trimSuffix "/" . }}/{{ end }}k8s-ovs/{{ inde
 imagePullPolicy: {{ $image.pullPolicy }}
 {{- end -}}
 
-{{- define "k8s-ovs.pullSecrets" -}}
-{{- with .Values.image.pullSecrets }}
-imagePullSecrets:
-{{- range . }}
-  - name: {{ . }}
-{{- end }}
-{{- end }}
-{{- end -}}
-
 {{- /* Where etcd is, and with what to prove who we are. */ -}}
 {{- define "k8s-ovs.etcdEnv" -}}
 - name: K8S_OVS_ETCD_CAFILE
