@@ -31,12 +31,17 @@ class Endpoint:
     def parse(cls, text: str, *, default_tls: bool = False) -> "Endpoint":
         """Read `http://HOST:PORT`, `https://HOST:PORT` or `HOST:PORT`. Raises ConfigError."""
         remedy = "give endpoints like https://etcd1.example:2379,https://etcd2.example:2379"
+        if "@" in text:  # endpoints are in logs and errors
+            raise ConfigError(
+                f"etcd endpoint at {text.rpartition('@')[2]!r} has a user or password in it",
+                remedy=f"{remedy}; users go to --etcd-username and --etcd-password-file",
+            )
         try:
             url = urlsplit(text if "://" in text else f"{'https' if default_tls else 'http'}://{text}")
             host, port = url.hostname, DEFAULT_PORT if url.port is None else url.port
         except ValueError as err:
             raise ConfigError(f"etcd endpoint {text!r}: {err}", remedy=remedy) from err
-        if url.scheme not in ("http", "https") or not host or url.path not in ("", "/") or "@" in url.netloc:
+        if url.scheme not in ("http", "https") or not host or url.path not in ("", "/"):
             raise ConfigError(f"etcd endpoint {text!r} is no http:// or https:// address", remedy=remedy)
         return cls(host, port, url.scheme == "https")
 

@@ -66,6 +66,7 @@ class Credentials:
         self._plugin = PluginStatus()
         self._plugin_due = True
         self._next_check = 0.0
+        self._complaint = ""
         self._seen: tuple[object, ...] = ()
         self._profile, self._access = self._read_all()
 
@@ -102,14 +103,16 @@ class Credentials:
     def _reload(self) -> None:
         try:
             self._profile, self._access = self._read_all()
+            self._complaint = ""
         except ConfigError as err:
-            log.warning(
-                "Kubernetes credentials changed and cannot be used, going on with the old ones: %s", err
-            )
+            text = f"Kubernetes credentials changed and cannot be used, going on with the old ones: {err}"
+            log.log(logging.DEBUG if text == self._complaint else logging.WARNING, "%s", text)
+            self._complaint = text
 
     def _read_all(self) -> tuple[Profile, Access]:
+        # The files' state of before they are read: what changes meanwhile is seen as a change the next time.
+        seen = _signatures(self._load().files)
         profile = self._load()
-        seen = _signatures(profile.files)
         access = self._build(profile)
         self._seen = seen
         return profile, access
