@@ -87,6 +87,12 @@ class EtcdSettings:
         tls = self.cafile is not None or self.certfile is not None
         return tuple(Endpoint.parse(text, default_tls=tls) for text in self.endpoints)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What a connection is made from; a change of any of them asks for a new one."""
+        files = (self.cafile, self.certfile, self.keyfile, self.password_file)
+        return tuple(path for path in files if path is not None)
+
     def password(self) -> str:
         """The password as the file has it now, without the line's end. Raises EtcdDenied."""
         if self.password_file is None:

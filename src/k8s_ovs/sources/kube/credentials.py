@@ -14,6 +14,7 @@ from pathlib import Path
 from ssl import SSLContext
 
 from k8s_ovs.errors import ConfigError, KubeDenied
+from k8s_ovs.sources.files import Signatures, signatures
 from k8s_ovs.sources.kube.clock import SYSTEM_CLOCK, Clock
 from k8s_ovs.sources.kube.exec_plugin import PluginStatus, run_plugin
 from k8s_ovs.sources.kube.kubeconfig import Profile, read_kubeconfig, server_url
@@ -67,7 +68,7 @@ class Credentials:
         self._plugin_due = True
         self._next_check = 0.0
         self._complaint = ""
-        self._seen: tuple[object, ...] = ()
+        self._seen: Signatures = ()
         self._profile, self._access = self._read_all()
 
     @property
@@ -86,7 +87,7 @@ class Credentials:
             now = self._clock.monotonic()
             if now >= self._next_check:
                 self._next_check = now + CHECK_SECONDS
-                if _signatures(self._profile.files) != self._seen:
+                if signatures(self._profile.files) != self._seen:
                     self._reload()
             if self._profile.exec is not None and self._plugin_expired():
                 await self._run_plugin()
@@ -111,7 +112,7 @@ class Credentials:
 
     def _read_all(self) -> tuple[Profile, Access]:
         # The files' state of before they are read: what changes meanwhile is seen as a change the next time.
-        seen = _signatures(self._load().files)
+        seen = signatures(self._load().files)
         profile = self._load()
         access = self._build(profile)
         self._seen = seen
@@ -235,16 +236,3 @@ def _token(path: Path, origin: str) -> str:
     if not token:
         raise ConfigError(f"{origin}: token {path} is empty", remedy="write a bearer token into it")
     return token
-
-
-def _signatures(files: tuple[Path, ...]) -> tuple[object, ...]:
-    """What tells that a file was replaced or written; None for one that cannot be read now."""
-
-    def one(path: Path) -> tuple[int, int, int] | None:
-        try:
-            stat = path.stat()
-        except OSError:
-            return None
-        return (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-
-    return tuple(one(path) for path in files)
