@@ -21,6 +21,7 @@ COMMANDS = {
     "controller": "daemons:controller",
     "init-config": "config:init_config",
     "install-cni": "install_cni:install_cni",
+    "etcd-tls": "etcd_tls:etcd_tls",
     "tenant": "tenant:tenant",
     "subnet": "subnet:subnet",
     "drops": "drops:drops",
