@@ -7,13 +7,15 @@ set -eu
 
 source=$(cd "$(dirname "$0")/.." && pwd)
 dist=${1:-$source/dist}
+# With its minor version, as in the RPM: the compiled modules are for that one.
 python=${K8S_OVS_PACKAGE_PYTHON:-/usr/bin/python3}
+minor=$("$python" -I -c 'import sys; print(sys.version_info.minor)')
+python=/usr/bin/python3.$minor
 for tool in dpkg-deb dpkg-shlibdeps strip; do
     command -v "$tool" >/dev/null || { echo "build-deb: no $tool: install dpkg-dev and binutils" >&2; exit 1; }
 done
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$source/pyproject.toml")-1
 architecture=$(dpkg --print-architecture)
-minor=$("$python" -I -c 'import sys; print(sys.version_info.minor)')
 # The time of the last commit, so that the same tree gives the same package.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$source" log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH
@@ -27,7 +29,8 @@ doc=$root/usr/share/doc/k8s-ovs
 "$source/tools/package-tree.sh" --destdir "$root" --python "$python" --units /lib/systemd/system
 
 # Debian's place and form of documents.
-gzip -9nc "$source/CHANGELOG.md" >"$doc/changelog.gz"
+gzip -9nc "$doc/CHANGELOG.md" >"$doc/changelog.gz"
+rm "$doc/CHANGELOG.md"
 sed -e "s/@VERSION@/$version/" -e "s/@DATE@/$(date -uRd "@$SOURCE_DATE_EPOCH")/" \
     "$source/packaging/debian/changelog.in" | gzip -9n >"$doc/changelog.Debian.gz"
 install -m 644 "$source/packaging/debian/copyright" "$doc/copyright"

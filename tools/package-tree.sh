@@ -33,7 +33,7 @@ key=$( (
     uname -m
     echo "$python"
     "$python" -I -VV
-    find src/k8s_ovs tools/install.sh tools/swap.py tools/build-shim.sh pyproject.toml README.md LICENSE \
+    find src/k8s_ovs tools/package-tree.sh tools/install.sh tools/swap.py tools/build-shim.sh pyproject.toml README.md LICENSE \
         requirements-runtime.lock requirements-build.lock -name __pycache__ -prune -o -type f -print |
         LC_ALL=C sort | xargs sha256sum
 ) | sha256sum | cut -c 1-16)
@@ -47,6 +47,8 @@ if [ ! -d "$cache/$key" ]; then
     # Wheels come with symbols for debuggers, the larger half of them.
     find "$new" -name '*.so' -exec strip --strip-unneeded {} +
     chmod -R a-x+X "$new/usr/lib/k8s-ovs/python"
+    # Modules are imported; the interpreter that some name is not there.
+    find "$new/usr/lib/k8s-ovs/python" -name '*.py' -exec sed -i '1{/^#!/d}' {} +
     find "$cache" -mindepth 1 -maxdepth 1 ! -path "$new" ! -name '.new.*' -exec rm -rf {} +
     mv -T "$new" "$cache/$key" 2>/dev/null || [ -d "$cache/$key" ] # a build beside this one was faster
 fi
@@ -56,7 +58,7 @@ cp -a "$cache/$key/." "$destdir/"
 install -d "$destdir$units" "$destdir$doc" "$destdir/etc/k8s-ovs"
 install -m 644 "$source"/packaging/systemd/*.service "$destdir$units/"
 install -m 640 "$source/packaging/k8s-ovs.env" "$destdir/etc/k8s-ovs/k8s-ovs.env"
-install -m 644 "$source/README.md" "$destdir$doc/README.md"
+install -m 644 "$source/README.md" "$source/CHANGELOG.md" "$destdir$doc/"
 if [ -n "$licenses" ]; then
     install -d "$destdir$licenses"
     install -m 644 "$source/LICENSE" "$destdir$licenses/LICENSE"
