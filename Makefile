@@ -53,8 +53,10 @@ fmt: .stamps/venv ## Format the code
 	@$(BIN)/ruff check --fix -q $(SOURCES)
 	@$(BIN)/ruff format -q $(SOURCES)
 
-docs: .stamps/venv ## Write the generated pages again (docs/pipeline.md)
+docs: .stamps/venv ## Write the generated pages again (docs/pipeline.md, metrics.md, configuration.md)
 	@$(BIN)/python -m k8s_ovs.flows.docs > docs/pipeline.md
+	@$(BIN)/python -m k8s_ovs.cli.reference metrics > docs/metrics.md
+	@$(BIN)/python -m k8s_ovs.cli.reference configuration > docs/configuration.md
 
 lock: .stamps/venv ## Resolve the Python dependencies anew
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
