@@ -182,14 +182,14 @@ class AgentReport:
 
     `applied` holds, for each Namespace whose tenant changes, the token of the step that this node's switch has applied:
     no packet is handled by what was before it any more. `used` says nothing unless the store has lost records. `health` is
-    None in the report of an agent that does not tell of it.
+    None in the report of an agent that does not tell of it; it makes no two reports different.
     """
 
     host: str
     host_ip: IPv4Address
     applied: Mapping[str, str] = field(default_factory=dict)
     used: StillUsed = StillUsed()
-    health: AgentHealth | None = None
+    health: AgentHealth | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

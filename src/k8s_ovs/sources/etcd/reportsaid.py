@@ -4,8 +4,6 @@ For the store's `watch_reports`. Agents tell now and then how they fare: that is
 controller plan anew.
 """
 
-from dataclasses import replace
-
 from k8s_ovs.errors import RecordError
 from k8s_ovs.model.types import AgentReport
 from k8s_ovs.sources.etcd.rangewatch import Batch, Listing
@@ -18,7 +16,7 @@ def told_by(news: Listing | Batch) -> int:
 
 
 class ReportsSaid:
-    """The reports without their health, by key."""
+    """The reports by key; two that differ only in health are equal."""
 
     def __init__(self) -> None:
         self._said: dict[str, AgentReport | bytes] = {}
@@ -41,6 +39,6 @@ class ReportsSaid:
 
 def _essence(key: str, value: bytes) -> AgentReport | bytes:
     try:
-        return replace(decode_report(key, value), health=None)
+        return decode_report(key, value)
     except RecordError:
         return value
