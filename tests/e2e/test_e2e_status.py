@@ -84,8 +84,11 @@ def test_a_pods_flows_on_its_node(lab: Lab) -> None:
     sent = [row for row in rows if row["table"] == "pod-in" and f"nw_src={address}" in row["match"]]
     assert sent[0]["packets"] > 0
     assert "source VNI:=" in sent[0]["actions"]
-    table = lab.exec("node2", CLI, "flows", "--table", "tenant", "--dropped").stdout
-    assert "drop: tenant-mismatch" in table
+    dropped = ("flows", "--table", "tenant", "--dropped")
+    eventually(
+        lambda: "drop: tenant-mismatch" in lab.exec("node2", CLI, *dropped).stdout,
+        "the switch has counted the drop",
+    )
     refused = lab.exec("node2", CLI, "flows", "--pod", "red/web", check=False)
     assert refused.returncode == 2
     assert "run this on the pod's node" in refused.stderr

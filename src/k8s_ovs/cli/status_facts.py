@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from k8s_ovs.config import NetworkConfig
-from k8s_ovs.controller.app import LEASE_NAME, LEASE_NAMESPACE
 from k8s_ovs.errors import K8sOvsError, KubeNotFound
 from k8s_ovs.sources.etcd.settings import EtcdSettings
 from k8s_ovs.sources.etcd.store import EtcdStore
 from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.credentials import KubeSettings, credentials_given, load_credentials
+from k8s_ovs.sources.kube.lease import LEASE_NAME, LEASE_NAMESPACE
 from k8s_ovs.sources.kube.objects import LEASES, NODES, Lease, Node
 from k8s_ovs.sources.store import Snapshot, Store
 

@@ -13,7 +13,7 @@ from k8s_ovs.cli.status_facts import ThisNode
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
 from k8s_ovs.errors import DataplaneError
 from k8s_ovs.flows.names import MAGIC, MAGIC_SHIFT
-from k8s_ovs.runtime.http import parse_address
+from k8s_ovs.runtime.address import parse_address
 
 SECONDS = 5.0
 OURS = MAGIC << MAGIC_SHIFT, 0xFFFF << MAGIC_SHIFT
