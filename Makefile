@@ -57,8 +57,10 @@ fmt: .stamps/venv ## Format the code
 	@$(BIN)/ruff check --fix -q $(SOURCES)
 	@$(BIN)/ruff format -q $(SOURCES)
 
-docs: .stamps/venv ## Write the generated pages again (docs/pipeline.md)
+docs: .stamps/venv ## Write the generated pages again (docs/pipeline.md, metrics.md, configuration.md)
 	@$(BIN)/python -m k8s_ovs.flows.docs > docs/pipeline.md
+	@$(BIN)/python -m k8s_ovs.cli.reference metrics > docs/metrics.md
+	@$(BIN)/python -m k8s_ovs.cli.reference configuration > docs/configuration.md
 
 manifests: helm ## Render the chart into deploy/*.yaml again
 	@$(BIN)/python tools/gen-manifests.py

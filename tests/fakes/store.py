@@ -7,12 +7,15 @@ del` would. `outage` makes every method raise and the watch fall silent, until i
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 
 from k8s_ovs.config import DEFAULT_PREFIX, NetworkConfig
 from k8s_ovs.errors import ConfigError, RecordError, SourceError
 from k8s_ovs.model.events import Event, Source, Synced
 from k8s_ovs.model.types import AgentReport, HostSubnet, Tenant
 from k8s_ovs.sources.etcd.ledger import Decoder, Ledger
+from k8s_ovs.sources.etcd.rangewatch import Batch, Listing
+from k8s_ovs.sources.etcd.reportsaid import ReportsSaid
 from k8s_ovs.sources.records import Keys, Record, config_key, config_keys, encode_report
 from k8s_ovs.sources.store import Change, Snapshot
 
@@ -28,6 +31,7 @@ class FakeStore:
         self.prefix = prefix
         self.network = network
         self.revision = 1
+        self.told = 0
         self.commits: list[Change] = []
         self.before_commit: Callable[[], None] | None = None
         self._outage: SourceError | None = None
@@ -101,7 +105,8 @@ class FakeStore:
         entries = sorted((key, value) for key, (value, _) in self._data.items())
         if self._decoder is None or self._decoder.keys != keys:
             self._decoder = Decoder(keys)
-        return self._decoder.snapshot(self.revision, config, entries)
+        owned = [revision for key, (_, revision) in self._data.items() if keys.owns(key)]
+        return replace(self._decoder.snapshot(self.revision, config, entries), newest=max(owned, default=0))
 
     async def commit(self, change: Change) -> bool:
         keys = self.keys
@@ -134,6 +139,7 @@ class FakeStore:
             {key: value for key, (value, _) in owned.items()},
             {key: revision for key, (_, revision) in owned.items()},
         )
+        self.told = done
         yield [*existing, Synced(Source.HOST_SUBNETS), Synced(Source.TENANTS)]
         while True:
             moved = self._moved
@@ -141,6 +147,7 @@ class FakeStore:
             for revision, writes in news:
                 done = revision
                 events = ledger.apply(writes.items(), revision)
+                self.told = revision
                 if ledger.stirred:
                     yield events
             if not news:
@@ -150,12 +157,18 @@ class FakeStore:
         while self._outage is not None:
             await self._moved.wait()
         done, prefix = self.revision, self.keys.reports
+        said = ReportsSaid()
+        existing = {key: value for key, (value, _) in self._data.items() if key.startswith(prefix)}
+        said.differs(Listing(existing))
         yield
         while True:
             moved = self._moved
             news = [] if self._outage is not None else [entry for entry in self._log if entry[0] > done]
             done = max([done, *(revision for revision, _ in news)])
-            if any(key.startswith(prefix) for _, writes in news for key in writes):
+            changes = [
+                change for _, writes in news for change in writes.items() if change[0].startswith(prefix)
+            ]
+            if said.differs(Batch(done, changes)):
                 yield
             await moved.wait()
 

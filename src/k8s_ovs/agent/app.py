@@ -19,8 +19,10 @@ from prometheus_client import CollectorRegistry
 from k8s_ovs.agent import conflist
 from k8s_ovs.agent.drops import DropWatcher
 from k8s_ovs.agent.firewall import FirewallKeeper
+from k8s_ovs.agent.health import Condition, HealthKeeper, named
+from k8s_ovs.agent.lag import SourceLag
 from k8s_ovs.agent.limits import LimitKeeper
-from k8s_ovs.agent.metrics import AgentMetrics, ReconcileCollector, StoreCollector
+from k8s_ovs.agent.metrics import AgentMetrics, NodeCollector, ReconcileCollector, StoreCollector
 from k8s_ovs.agent.parts import AgentParts, PodBatches
 from k8s_ovs.agent.pods import PodNetwork, PodParts
 from k8s_ovs.agent.reconcile import Plant, ReconcileOptions, Reconciler, Surroundings
@@ -70,6 +72,7 @@ class Agent:
             parts.firewall, spec.gateway, settings.resync_period, self._repairs.note
         )
         self._presence = services.store.presence()
+        self._health = HealthKeeper(self._presence.tell)
         self._reconciler = Reconciler(
             settings.hostname,
             Plant(parts.switch, parts.flows, parts.host),
@@ -79,7 +82,7 @@ class Agent:
             Surroundings(
                 source_trouble=self._source_trouble,
                 host_trouble=self._firewall.trouble,
-                report=self._presence.tell,
+                report=self._health.report,
                 on_repair=self._repairs.note,
                 lost_records=lambda: tuple(services.store.lost.values()),
             ),
@@ -118,7 +121,9 @@ class Agent:
         self._reconciler.stats.observe_commit = self._metrics.commit_seconds.observe
         self._reconciler.reporter.observe_settle = self._metrics.settle_seconds.observe
         self._metrics.ready.set_function(lambda: float(not self._reconciler.trouble()))
+        self._lag = SourceLag({"etcd": self._store_trouble, "kubernetes": self._service_feed.trouble})
         registry.register(ReconcileCollector(self._reconciler, self._repairs))
+        registry.register(NodeCollector(self._reconciler, self._lag, self._health))
         registry.register(StoreCollector(self._services.store))
         registry.register(self._drops)
         health.add_ready("network-config", lambda: self._config_trouble)
@@ -157,6 +162,7 @@ class Agent:
                 tasks.create_task(self._pods.ports.keep_up(self._settings.resync_period), name="veths")
             tasks.create_task(self._drops.run(), name="drops")
             tasks.create_task(self._repairs.run(), name="repairs")
+            tasks.create_task(self._health.run(self._condition), name="health")
             tasks.create_task(self._announce(), name="announce")
 
     async def _feed(self, tasks: asyncio.TaskGroup) -> None:
@@ -174,12 +180,25 @@ class Agent:
                 async for batch in self._services.store.watch():
                     backoff.reset()
                     self._watch_trouble = ""
-                    self._reconciler.post(*batch)
+                    self._health.follow(self._services.store.told, self._reconciler.post(*batch))
             except (ConfigError, SourceError) as err:
                 # Forwarding and DEL go on meanwhile. A watch fails like this before it has told anything.
                 self._watch_trouble = str(err)
                 log.warning("the network's records cannot be read: %s", err)
             await asyncio.sleep(backoff.next())
+
+    def _condition(self) -> Condition:
+        """How this node fares, for others."""
+        health, stats = self._services.health, self._reconciler.stats
+        self._lag.look()
+        return Condition(
+            trouble="; ".join(filter(None, health.readiness().values())),
+            notes="; ".join(health.notes().values()),
+            pods=len(self._reconciler.view.state.attachments),
+            mtu=stats.mtu,
+            drops=named(self._drops.packets),
+            repairs={str(kind): count for kind, count in self._repairs.counts.items()},
+        )
 
     def _store_trouble(self) -> str:
         """Why nothing is heard of the cluster's records now, or ""."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -20,6 +21,11 @@ class DropWatcher(Collector):
         self._flows = flows
         self._period = period
         self._packets: dict[DropCounter, int] = {}
+
+    @property
+    def packets(self) -> Mapping[DropCounter, int]:
+        """The figures read last; empty before the first time."""
+        return self._packets
 
     async def run(self) -> None:
         """Read until cancelled. A switch that is away keeps the last figures."""

@@ -4,9 +4,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from k8s_ovs.agent.health import HealthKeeper
+from k8s_ovs.agent.lag import SourceLag
 from k8s_ovs.agent.reconcile import Reconciler
 from k8s_ovs.agent.repairs import Repairs
 from k8s_ovs.dataplane.findings import Kind
+from k8s_ovs.flows.tables import table_name
+from k8s_ovs.model.alloc import AddressPool
 from k8s_ovs.sources.store import Store
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -96,6 +100,53 @@ class ReconcileCollector(Collector):
         return metrics
 
 
+class NodeCollector(Collector):
+    """Reads what this node knows and has left when Prometheus asks."""
+
+    def __init__(self, reconciler: Reconciler, lag: SourceLag, health: HealthKeeper) -> None:
+        self._reconciler = reconciler
+        self._lag = lag
+        self._health = health
+
+    def collect(self) -> list[Metric]:
+        """The values now."""
+        state, local = self._reconciler.view.state, self._reconciler.view.local
+        tables = GaugeMetricFamily(
+            "k8s_ovs_pipeline_flows", "Flows that this node should hold, by table.", labels=["table"]
+        )
+        for number, count in sorted(self._reconciler.stats.by_table().items()):
+            tables.add_metric([table_name(number)], count)
+        lag = GaugeMetricFamily(
+            "k8s_ovs_news_lag_seconds",
+            "Time since a source of the cluster's state has fallen silent; 0 while its news arrive.",
+            labels=["source"],
+        )
+        for source, seconds in self._lag.look().items():
+            lag.add_metric([source], seconds)
+        free = 0 if local is None else AddressPool(local.subnet, local.gateway).size - len(state.attachments)
+        mtu = self._reconciler.stats.mtu
+        return [
+            tables,
+            lag,
+            GaugeMetricFamily(
+                "k8s_ovs_free_addresses", "Addresses of this node that no pod has.", value=free
+            ),
+            GaugeMetricFamily(
+                "k8s_ovs_tenants",
+                "Namespaces with a NetID, as this node has been told.",
+                value=len(state.tenants),
+            ),
+            GaugeMetricFamily(
+                "k8s_ovs_applied_revision",
+                "Revision of etcd up to which the switch has what the records say.",
+                value=self._health.applied,
+            ),
+            GaugeMetricFamily(
+                "k8s_ovs_mtu_bytes", "MTU of this node's pods; 0 before it is known.", value=mtu
+            ),
+        ]
+
+
 class StoreCollector(Collector):
     """Reads what the store says of itself when Prometheus asks."""
 
@@ -119,5 +170,10 @@ class StoreCollector(Collector):
                 "k8s_ovs_store_lost_records",
                 "Records that the store has no more although nobody has deleted them; they stay in force.",
                 value=len(self._store.lost),
+            ),
+            GaugeMetricFamily(
+                "k8s_ovs_store_revision",
+                "Revision of etcd up to which the records' changes have been heard.",
+                value=self._store.told,
             ),
         ]

@@ -5,7 +5,8 @@ It never decides when to write, and never retries.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from errno import ENODEV
@@ -19,6 +20,7 @@ from k8s_ovs.dataplane.bridge import BridgeSpec, FlowTable, GatewaySpec, HostNet
 from k8s_ovs.dataplane.findings import Finding, Kind, found
 from k8s_ovs.errors import LinkError, OpenFlowError
 from k8s_ovs.flows.diff import Mod
+from k8s_ovs.flows.flow import Flow
 from k8s_ovs.flows.groupids import endpoints_in_use, groups_in_use
 from k8s_ovs.flows.names import DROP_BIT, MAGIC_SHIFT, STAGE_MASK, STAGE_SHIFT, StageId, cookie_of
 from k8s_ovs.flows.pipeline import DesiredFlows
@@ -63,12 +65,14 @@ class Plant:
 
 @dataclass(slots=True)
 class ReconcileStats:
-    """Counters for metrics; only ever grow, but for `flows`."""
+    """Counters for metrics; only ever grow, but for `flows` and `mtu`. `by_table` counts the flows of each table."""
 
     commits: int = 0
     full_syncs: int = 0
     failures: int = 0
     flows: int = 0
+    mtu: int = 0
+    by_table: Callable[[], Mapping[int, int]] = dict
     observe_commit: Callable[[float], None] = lambda seconds: None
 
 
@@ -90,7 +94,7 @@ class BridgeWriter:
 
         `on_repair` is told of what somebody else had changed.
         """
-        self.stats = ReconcileStats()
+        self.stats = ReconcileStats(by_table=self._by_table)
         self.mtu = 0
         self.revision = 0
         self._on_doubt = on_doubt
@@ -110,6 +114,9 @@ class BridgeWriter:
     def certain(self) -> bool:
         """Whether the bridge holds what was planned, but for what `commit` has still to send."""
         return self._resolved == self._doubts
+
+    def _by_table(self) -> Mapping[int, int]:
+        return Counter(item.table for item in self._desired.all() if isinstance(item, Flow))
 
     def doubt(self) -> None:
         """Nobody knows any more what the bridge holds: only `replace` makes it certain again."""
@@ -209,7 +216,7 @@ class BridgeWriter:
         host, gateway = self._plant.host, self._options.bridge.gateway
         mtu = self._options.mtu or await host.underlay_mtu(local.host_ip) - VXLAN_OVERHEAD
         if mtu != self.mtu:
-            self.mtu = mtu
+            self.mtu = self.stats.mtu = mtu
             await self.ensure_bridge()
         spec = GatewaySpec(
             ifname=gateway,

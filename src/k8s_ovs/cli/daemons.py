@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from k8s_ovs.cli import options
 from k8s_ovs.cli.services import Services
 from k8s_ovs.cli.settings import DaemonSettings, daemon_from, logging_from
+from k8s_ovs.runtime import buildinfo
 from k8s_ovs.runtime.http import HealthChecks, http_endpoint
 from k8s_ovs.runtime.main import run_daemon
 from k8s_ovs.runtime.notify import Notifier
@@ -98,6 +99,7 @@ async def _services(
     """What both halves share: connections, health checks, metrics and their endpoint."""
     async with AsyncExitStack() as stack:
         health, registry = HealthChecks(), CollectorRegistry()
+        buildinfo.register(registry)
         store = await stack.enter_async_context(EtcdStore(settings.etcd, settings.network))
         kube: KubeClient | None = None
         if with_kube:

@@ -24,7 +24,10 @@ COMMANDS = {
     "etcd-tls": "etcd_tls:etcd_tls",
     "tenant": "tenant:tenant",
     "subnet": "subnet:subnet",
+    "status": "status:status",
+    "flows": "flows:flows",
     "drops": "drops:drops",
+    "loglevel": "loglevel:loglevel",
     "uninstall": "uninstall:uninstall",
     "lab": "lab:lab",
 }
@@ -62,11 +65,16 @@ def cli(context: click.Context, /, **flags: object) -> None:
             )
 
 
+def program_name(called: str) -> str:
+    """What usage texts call us: kubectl finds its plugins by their names, and people call them as parts of it."""
+    return "kubectl ovs" if called.rpartition("/")[2].startswith("kubectl-ovs") else "k8s-ovs"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line (sys.argv unless given) and exit; the console script's entry."""
     try:
         # No command returns anything: a number is the code of `Context.exit`, which click hands back here.
-        code = cli(arguments, prog_name="k8s-ovs", standalone_mode=False)
+        code = cli(arguments, prog_name=program_name(sys.argv[0]), standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.Abort:
         sys.exit(130)

@@ -24,12 +24,11 @@ from k8s_ovs.runtime.backoff import Backoff
 from k8s_ovs.runtime.http import HealthChecks
 from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.election import LeaseElection, LeaseTiming, unique_identity
+from k8s_ovs.sources.kube.lease import LEASE_NAME, LEASE_NAMESPACE
 from k8s_ovs.sources.store import Store
 
 log = logging.getLogger(__name__)
 
-LEASE_NAMESPACE = "kube-system"
-LEASE_NAME = "k8s-ovs-controller"
 CHECK = "controller"
 """Name of the health check."""
 

@@ -138,8 +138,7 @@ class Rounds:
         self._remembered.update(snapshot, self._facts)
         tenants = self._plan_tenants(snapshot, config)
         plans: dict[str, Plan] = {"subnet": self._plan_subnets(snapshot, config), "vni": tenants}
-        metrics.free_subnets.set(plans["subnet"].free)
-        metrics.free_vnis.set(plans["vni"].free)
+        metrics.see(snapshot, plans["subnet"].free, plans["vni"].free)
         outcome = Outcome.SETTLED
         doubt: KubeError | None = None
         for kind, plan in plans.items():

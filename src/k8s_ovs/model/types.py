@@ -153,17 +153,43 @@ class StillUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentHealth:
+    """How an agent fares, for people and monitoring: the controller never decides by it.
+
+    `since`, `last_error_at`: RFC 3339, UTC. `revision` is that of the store up to which the switch has what the records say,
+    `trouble` why the node cannot serve pods ("" if it can), `notes` what else lasts (an outage). `drops` counts packets by
+    stage/reason, `dropping` those of the minute before that count, `repairs` by kind what was put right of late that somebody
+    else had changed. `mtu` in octets, 0 before it is known.
+    """
+
+    version: str = ""
+    since: str = ""
+    revision: int = 0
+    trouble: str = ""
+    notes: str = ""
+    pods: int = 0
+    mtu: int = 0
+    drops: Mapping[str, int] = field(default_factory=dict)
+    dropping: Mapping[str, int] = field(default_factory=dict)
+    repairs: Mapping[str, int] = field(default_factory=dict)
+    last_error: str = ""
+    last_error_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AgentReport:
     """What the agent of a node has brought about (etcd: PREFIX/agents/NAME/HOSTIP, gone soon after the agent is).
 
     `applied` holds, for each Namespace whose tenant changes, the token of the step that this node's switch has applied:
-    no packet is handled by what was before it any more. `used` says nothing unless the store has lost records.
+    no packet is handled by what was before it any more. `used` says nothing unless the store has lost records. `health` is
+    None in the report of an agent that does not tell of it; it makes no two reports different.
     """
 
     host: str
     host_ip: IPv4Address
     applied: Mapping[str, str] = field(default_factory=dict)
     used: StillUsed = StillUsed()
+    health: AgentHealth | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from k8s_ovs.errors import ConfigError
+from k8s_ovs.runtime.address import parse_address
 from k8s_ovs.runtime.logs import parse_verbosity, set_verbosity
 
 _log = logging.getLogger(__name__)
@@ -69,23 +70,6 @@ class HealthChecks:
     def ready(self) -> bool:
         """Whether every check passes."""
         return not any(self.readiness().values())
-
-
-def parse_address(text: str) -> tuple[str | None, int]:
-    """Split "host:port", "[v6]:port" or ":port" (all addresses: None). Raises ConfigError."""
-    host, colon, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if (
-        not colon
-        or not port.isascii()
-        or not port.isdigit()
-        or int(port) > 65535
-        or (":" in host and bare is host)
-    ):
-        raise ConfigError(
-            f"address {text!r} is not host:port", remedy="give one like 127.0.0.1:9640, or empty for none"
-        )
-    return bare or None, int(port)
 
 
 @asynccontextmanager

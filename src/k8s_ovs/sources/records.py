@@ -36,6 +36,7 @@ from k8s_ovs.model.types import (
     TenantStep,
     Vni,
 )
+from k8s_ovs.sources.healthrecord import decode_health, encode_health
 from k8s_ovs.sources.jsonrecord import dump, is_word, parse_object, unknown_keys, wrong
 
 ACTIONS = ("", "join", "isolate", "global")
@@ -341,7 +342,7 @@ def decode_report(key: str, value: bytes, *, in_key: str | None = None) -> Agent
     for name, token in applied.items():
         if not isinstance(token, str) or not _LABEL.fullmatch(name):
             wrong(key, f"Applied says {token!r} of {name!r}", _REPORT_REMEDY)
-    return AgentReport(host, host_ip, applied, _used(key, data.get("Used")))
+    return AgentReport(host, host_ip, applied, _used(key, data.get("Used")), decode_health(data))
 
 
 def encode_report(key: str, report: AgentReport) -> bytes:
@@ -349,9 +350,8 @@ def encode_report(key: str, report: AgentReport) -> bytes:
     body: dict[str, object] = {"Host": report.host, "HostIP": str(report.host_ip)}
     body["Applied"] = dict(report.applied)
     if report.used:
-        subnet = "" if report.used.subnet is None else str(report.used.subnet)
-        body["Used"] = {"Subnet": subnet, "NetIDs": dict(report.used.tenants)}
-    value = dump(body, {})
+        body["Used"] = {"Subnet": str(report.used.subnet or ""), "NetIDs": dict(report.used.tenants)}
+    value = dump(body | encode_health(report.health), {})
     decode_report(key, value)
     return value
 

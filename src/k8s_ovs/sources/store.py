@@ -30,6 +30,8 @@ class Snapshot:
     tenants: Mapping[str, Tenant] = field(default_factory=dict)
     reports: Mapping[IPv4Address, AgentReport] = field(default_factory=dict)
     config: NetworkConfig | None = None
+    newest: int = 0
+    """The revision that wrote the newest of the records that exist; agents' reports are none. 0: the store does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Store(Protocol):
     def watch_reports(self) -> AsyncIterator[None]:
         """Yield, without end, whenever some agent's report has changed, come or gone, and once at the beginning.
 
+        What a report says of its agent's health is for people: it counts as no change.
         Survives outages like `watch`; raises ConfigError and EtcdDenied at its start like `watch`.
         """
 
@@ -109,6 +112,10 @@ class Store(Protocol):
         The store was put back to an older state, or emptied. What was told of these stays in force: they are told as
         Gone only when a record that contradicts them is written (an overlapping subnet, the VNI of another tenant).
         """
+
+    @property
+    def told(self) -> int:
+        """The revision up to which the watch has told everything; 0 before it has. Compare with `Snapshot.newest`."""
 
     @property
     def outage(self) -> SourceError | None:

@@ -285,3 +285,17 @@ async def test_the_snapshot_follows_the_name_in_the_network_config(world: World)
     assert (now.config, now.net_namespaces) == (other, {})
     world.put(f"{world.prefix}/config", CONFIG.to_json())
     assert (await world.store.snapshot()).net_namespaces == {"red": RED}
+
+
+async def test_what_a_watch_has_told_reaches_as_far_as_the_newest_record(world: World) -> None:
+    assert (await world.store.snapshot()).newest == world.store.told == 0
+    await commit(world, Change(0, put_subnets=[NODE1]))
+    first = (await world.store.snapshot()).newest
+    assert first > 0
+    async with watching(world.store) as seen:
+        await seen.until_synced()
+        assert world.store.told >= first
+        await commit(world, Change(0, put_tenants=[RED_TENANT], put_namespaces=[RED]))
+        await seen.until(lambda: TenantSet(RED_TENANT) in seen.events, "the tenant")
+        now = await world.store.snapshot()
+        assert first < now.newest <= world.store.told <= now.revision

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from fakes.storeworld import World
-from k8s_ovs.model.types import AgentReport
+from k8s_ovs.model.types import AgentHealth, AgentReport
 from k8s_ovs.sources.store import Presence, Store
 
 IP1, IP2 = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
@@ -43,6 +44,9 @@ class Reports:
     async def __aexit__(self, *_: object) -> None:
         close: Callable[[], Awaitable[None]] = getattr(self._wakes, "aclose")  # noqa: B009 - an async generator
         await close()
+
+    async def next(self) -> None:
+        await anext(self._wakes)
 
     async def until(self, *expected: AgentReport) -> None:
         wanted = {each.host_ip: each for each in expected}
@@ -120,3 +124,22 @@ async def test_a_malformed_report_is_a_problem_and_no_report(world: World) -> No
     assert "Applied says 7" in str(now.problems[key])
     world.delete(key)
     assert (await world.store.snapshot()).problems == {}
+
+
+async def test_health_is_in_the_snapshot_and_makes_nobody_look_again(world: World) -> None:
+    presence = world.store.presence()
+    async with Reports(world.store) as reports, running(presence):
+        presence.tell(report())
+        await reports.until(report())
+        wake = asyncio.create_task(reports.next(), name="wake")
+        presence.tell(replace(report(), health=AgentHealth(pods=3)))
+        async with asyncio.timeout(DEADLINE):
+            while (await world.store.snapshot()).reports[IP1].health != AgentHealth(pods=3):
+                await asyncio.sleep(0)
+        presence.tell(replace(report("1f/accept"), health=AgentHealth(pods=4)))
+        async with asyncio.timeout(DEADLINE):
+            await wake
+        found = (await world.store.snapshot()).reports[IP1]
+        assert found.health == AgentHealth(pods=4), (
+            "the first that woke somebody is the one that applied something"
+        )

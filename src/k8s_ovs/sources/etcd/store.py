@@ -7,6 +7,7 @@ writes the network config. What a record should say is decided elsewhere.
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from types import TracebackType
 
 from k8s_ovs.config import NetworkConfig
@@ -21,6 +22,7 @@ from k8s_ovs.sources.etcd.operations import absent, delete, nested, put, read_ke
 from k8s_ovs.sources.etcd.presence import PRESENCE_TTL, EtcdPresence
 from k8s_ovs.sources.etcd.proto import rpc_pb2 as rpc
 from k8s_ovs.sources.etcd.rangewatch import Batch, Listing
+from k8s_ovs.sources.etcd.reportsaid import ReportsSaid, told_by
 from k8s_ovs.sources.etcd.settings import EtcdSettings
 from k8s_ovs.sources.records import Keys, Record, config_key, config_keys
 from k8s_ovs.sources.store import Change, Snapshot
@@ -51,6 +53,7 @@ class EtcdStore:
         self._problems: dict[str, RecordError] = {}
         self._lost: dict[str, HostSubnet | Tenant] = {}
         self._outage: SourceError | None = None
+        self._told = 0
 
     async def __aenter__(self) -> "EtcdStore":
         return self
@@ -78,6 +81,11 @@ class EtcdStore:
     def outage(self) -> SourceError | None:
         """See Store."""
         return self._outage
+
+    @property
+    def told(self) -> int:
+        """See Store."""
+        return self._told
 
     async def network_config(self) -> NetworkConfig | None:
         """See Store."""
@@ -113,7 +121,8 @@ class EtcdStore:
             config = self._configured(first, found[first])
             if self._decoder is decoder:
                 self._read = connection, answer.header.revision
-                return decoder.snapshot(answer.header.revision, config, entries)
+                snapshot = decoder.snapshot(answer.header.revision, config, entries)
+                return replace(snapshot, newest=_newest(answer, keys))
 
     async def commit(self, change: Change) -> bool:
         """See Store.
@@ -157,15 +166,17 @@ class EtcdStore:
             async for news in source:
                 teller = teller or _Teller(await self._named(), self._problems, self._lost)
                 events = teller.events(news)
+                self._told = told_by(news)
                 if events is not None:
                     yield events
 
     async def watch_reports(self) -> AsyncIterator[None]:
         """See Store."""
         following = Following(self._client, self._reports)
+        said = ReportsSaid()
         async with aclosing(following.news()) as source:
             async for news in source:
-                if isinstance(news, Listing) or news.changes:
+                if said.differs(news):
                     yield
 
     def presence(self) -> EtcdPresence:
@@ -213,6 +224,13 @@ class EtcdStore:
         if self._outage is not None:
             logger.info("news from etcd again")
             self._outage = None
+
+
+def _newest(answer: rpc.TxnResponse, keys: Keys) -> int:
+    """The revision of the newest record of the network: of what the watch tells of."""
+    pairs = (kv for part in answer.responses for kv in part.response_range.kvs)
+    ours = (kv.mod_revision for kv in pairs if keys.owns(kv.key.decode(errors="backslashreplace")))
+    return max(ours, default=0)
 
 
 class _Teller:

@@ -14,6 +14,9 @@ from k8s_ovs.errors import KubeConflict, KubeNotFound
 from k8s_ovs.sources.kube.clock import Clock
 from k8s_ovs.sources.kube.objects import LEASES, Lease, LeaseSpec, ObjectMeta, Resource, T
 
+LEASE_NAMESPACE, LEASE_NAME = "kube-system", "k8s-ovs-controller"
+"""The Lease that our controllers elect their leader with."""
+
 
 class LeaseApi(Protocol):
     """What an election needs of a KubeClient."""
