@@ -142,7 +142,7 @@ def _grants(rule: Object, wanted: Wish) -> bool:
         _has(rule, "verbs", wanted.verb)
         and _has(rule, "apiGroups", wanted.group)
         and (_has(rule, "resources", wanted.resource) or _any_with_subresource(rule, wanted.resource))
-        and (not rule.get("resourceNames") or wanted.name in rule["resourceNames"])
+        and (not (names := rule.get("resourceNames")) or wanted.name in set(names))
     )
 
 
