@@ -181,7 +181,7 @@ def test_both_forms_of_discovery_name_the_same_resources() -> None:
                 merged |= {name} | {(name[0], f"{name[1]}/{sub['subresource']}") for sub in subs}
     assert plain == merged
     assert discovery.resource_list("batch", "v1") is None
-    assert discovery.group("apps") is None
+    assert discovery.group("batch") is None
 
 
 def test_openapi_says_of_every_kind_that_the_server_validates() -> None:
