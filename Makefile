@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test soak bench check fmt docs lock shim packages kubectl clean
+.PHONY: help demo test soak bench check fmt docs manifests lock shim packages kubectl helm clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,7 +26,7 @@ help: ## Show the targets
 demo: packages .stamps/venv kubectl $(SHIM) ## Every feature on three nodes, with real output, in under a minute
 	@$(BIN)/k8s-ovs lab demo
 
-test: packages .stamps/venv kubectl $(SHIM) ## All tests; needs root
+test: packages .stamps/venv kubectl helm $(SHIM) ## All tests; needs root
 	@$(call pytest,)
 
 soak: packages .stamps/venv kubectl $(SHIM) ## Random changes and kills for MINUTES=20, and what else takes longer; needs root
@@ -56,6 +56,9 @@ fmt: .stamps/venv ## Format the code
 docs: .stamps/venv ## Write the generated pages again (docs/pipeline.md)
 	@$(BIN)/python -m k8s_ovs.flows.docs > docs/pipeline.md
 
+manifests: helm ## Render the chart into deploy/*.yaml again
+	@$(BIN)/python tools/gen-manifests.py
+
 lock: .stamps/venv ## Resolve the Python dependencies anew
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	    --no-header --upgrade --group dev pyproject.toml -o requirements.lock -q
@@ -78,6 +81,9 @@ packages:
 
 kubectl: .stamps/venv ## Get a kubectl into build/bin if the PATH has none of 1.32 or newer
 	@$(BIN)/python tools/get-kubectl.py >/dev/null
+
+helm: .stamps/venv ## Get a helm into build/bin if the PATH has none of 4.1 or newer: the tests of deploy/ use it
+	@$(BIN)/python tools/get-kubectl.py helm >/dev/null
 
 clean: ## Remove what the build made
 	rm -rf $(VENV) .stamps build dist

