@@ -20,6 +20,10 @@ define pytest
 tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT INT TERM && TMPDIR="$$tmp" $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --basetemp="$$tmp/t" $(1)
 endef
 
+# What is installed (runtime) and what builds it have locks of their own, at the versions that are tested.
+compile = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+    --no-header
+
 help: ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
@@ -60,14 +64,14 @@ manifests: helm ## Render the chart into deploy/*.yaml again
 	@$(BIN)/python tools/gen-manifests.py
 
 lock: .stamps/venv ## Resolve the Python dependencies anew
-	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	    --no-header --upgrade --group dev pyproject.toml -o requirements.lock -q
+	@$(compile) --upgrade --group dev pyproject.toml -o requirements.lock
+	@$(compile) --upgrade -c requirements.lock pyproject.toml -o requirements-runtime.lock
+	@$(compile) --upgrade -c requirements.lock --group build -o requirements-build.lock
 
 shim: $(SHIM) ## Build the static CNI executable
 
-$(SHIM): src/k8s_ovs/cni/shim.c src/k8s_ovs/cni/json_scan.h
-	@mkdir -p $(@D)
-	$(CC) -std=c11 -O2 -static -Wall -Wextra -Werror -o $@ $<
+$(SHIM): src/k8s_ovs/cni/shim.c src/k8s_ovs/cni/json_scan.h tools/build-shim.sh
+	tools/build-shim.sh $@
 
 packages:
 	@tools/install-packages.sh
