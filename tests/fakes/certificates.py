@@ -72,3 +72,13 @@ class Certificates:
 
     def _write(self, path: Path, certificate: x509.Certificate) -> None:
         path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+class KeptCertificates(Certificates):
+    """What `k8s-ovs etcd-tls --dir FOLDER` has written, for a server and (as `anonymous`) its clients."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ca = folder / "ca.crt"
+        self.server = Pair(folder / "server.crt", folder / "server.key")
+        self.anonymous = Pair(folder / "client.crt", folder / "client.key")

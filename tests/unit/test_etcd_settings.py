@@ -31,7 +31,6 @@ def test_endpoints(text: str, endpoint: Endpoint) -> None:
         "http://etcd:port",
         "http://etcd:99999",
         "http://e/x",
-        "http://u@e",
         "[::",
     ],
 )
@@ -39,6 +38,13 @@ def test_what_is_no_endpoint(text: str) -> None:
     with pytest.raises(ConfigError, match="give endpoints like") as info:
         EtcdSettings((text,))
     assert repr(text) in info.value.message
+
+
+@pytest.mark.parametrize("text", ["http://root:s3cret@e", "root:s3cret@e:2379", "https://u:s3cret/p@e"])
+def test_a_password_in_an_endpoint_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(ConfigError, match="--etcd-password-file") as info:
+        EtcdSettings((text,))
+    assert "s3cret" not in str(info.value)
 
 
 def test_without_a_scheme_certificates_mean_tls() -> None:

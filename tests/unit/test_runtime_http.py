@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
 import pytest
+from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter
 
 from k8s_ovs.errors import ConfigError
-from k8s_ovs.runtime.http import HealthChecks, http_endpoint, parse_address
+from k8s_ovs.runtime.http import HealthChecks, from_this_host, http_endpoint, parse_address
 
 
 class Daemon:
@@ -118,6 +119,40 @@ async def test_the_log_level_can_be_set(
         assert "info, debug or trace" in await response.text()
     async with client.get(base + "/loglevel") as response:
         assert response.status == 405
+
+
+async def test_nobody_elsewhere_sets_the_log_level(
+    base: str,
+    client: aiohttp.ClientSession,
+    package_level: logging.Logger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = package_level.level
+    monkeypatch.setattr(web.BaseRequest, "remote", "192.0.2.1")
+    async with client.post(base + "/loglevel", data="debug") as response:
+        assert response.status == 403
+        assert "from this host only" in await response.text()
+    assert package_level.level == before
+    assert (await get(client, base + "/metrics"))[0] == 200, "they may read"
+
+
+@pytest.mark.parametrize(
+    ("peer", "ours"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("192.0.2.1", False),
+        ("::ffff:192.0.2.1", False),
+        ("fe80::1%eth0", False),
+        ("2001:db8::1", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_who_is_on_this_host(peer: str | None, ours: bool) -> None:
+    assert from_this_host(peer) is ours
 
 
 async def test_no_address_means_no_endpoint(daemon: Daemon) -> None:

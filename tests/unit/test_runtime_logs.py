@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterator
 
+import hpack
 import pytest
 
 from k8s_ovs.errors import ConfigError
@@ -43,6 +44,16 @@ def as_json() -> io.StringIO:
     stream = io.StringIO()
     setup_logging(LogSettings(as_json=True), stream)
     return stream
+
+
+def test_no_verbosity_shows_the_headers_of_requests() -> None:
+    stream = plain(verbosity=9)
+    logging.getLogger("other.library").debug("details")
+    header = hpack.Encoder().encode([("token", "s3cret.17"), ("authorization", "Bearer s3cret")])
+    assert hpack.Decoder().decode(header)
+    assert "details" in stream.getvalue()
+    assert "s3cret" not in stream.getvalue()
+    assert "header" not in stream.getvalue(), "nor in their encoded form"
 
 
 def test_a_plain_record_is_one_line_with_time_level_logger_and_context() -> None:
@@ -117,7 +128,7 @@ async def test_tasks_keep_the_context_they_were_begun_in() -> None:
 def test_verbosity_sets_the_levels(verbosity: int, ours: int, theirs: int) -> None:
     set_verbosity(verbosity)
     assert log.getEffectiveLevel() == ours
-    assert logging.getLogger("hpack").getEffectiveLevel() == theirs
+    assert logging.getLogger("grpclib").getEffectiveLevel() == theirs
 
 
 def test_verbosity_may_be_a_word() -> None:

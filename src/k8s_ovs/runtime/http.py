@@ -1,4 +1,4 @@
-"""The daemon's HTTP endpoint: /healthz, /readyz, /metrics, and POST /loglevel.
+"""The daemon's HTTP endpoint: /healthz, /readyz, /metrics, and POST /loglevel (from this host only).
 
 Opened by `cli` around the agent and the controller, which register their checks in `HealthChecks` and their
 metrics in the registry. It never decides anything and holds no state of its own.
@@ -9,6 +9,8 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from ipaddress import IPv6Address, ip_address
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -138,6 +140,9 @@ def _application(health: HealthChecks, registry: CollectorRegistry) -> web.Appli
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
     async def loglevel(request: web.Request) -> web.Response:
+        if not from_this_host(request.remote):
+            text = "the log level is set from this host only: ask on a loopback address, by `kubectl exec` in the Pod\n"
+            return web.Response(status=HTTPStatus.FORBIDDEN, text=text)
         try:
             verbosity = parse_verbosity(await request.text())
         except ConfigError as err:
@@ -156,6 +161,16 @@ def _application(health: HealthChecks, registry: CollectorRegistry) -> web.Appli
         ]
     )
     return app
+
+
+def from_this_host(peer: str | None) -> bool:
+    """Whether a peer's address is a loopback one. --metrics-address may be open to all: they may read, and change nothing."""
+    try:
+        address = ip_address((peer or "").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _report(results: Mapping[str, str], notes: Mapping[str, str] = {}) -> web.Response:

@@ -21,7 +21,9 @@ QUIET_VERBOSITY = -1
 DEBUG_VERBOSITY = 4
 """From here `--v` shows what this program does in detail (the seed starts it with --v=5)."""
 LIBRARY_VERBOSITY = 6
-"""From here `--v` shows the details of the libraries too: one line per HTTP/2 header."""
+"""From here `--v` shows the details of the libraries too."""
+TELLTALES = ("hpack",)
+"""Libraries that are never asked for details: this one writes every HTTP/2 header to the log, and so etcd's tokens."""
 
 _PACKAGE = "k8s_ovs"
 _context: ContextVar[Mapping[str, str]] = ContextVar("k8s_ovs_log_context")
@@ -63,6 +65,8 @@ def set_verbosity(verbosity: int) -> None:
     usual = logging.INFO if verbosity > QUIET_VERBOSITY else logging.WARNING
     logging.getLogger(_PACKAGE).setLevel(logging.DEBUG if verbosity >= DEBUG_VERBOSITY else usual)
     logging.getLogger().setLevel(logging.DEBUG if verbosity >= LIBRARY_VERBOSITY else logging.WARNING)
+    for name in TELLTALES:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def parse_verbosity(text: str) -> int:

@@ -2,15 +2,26 @@
 
 The store reads and writes through it, and its watch shares the connection. Rotation to another endpoint
 happens here; waiting before the next round does not: callers know how long they can wait.
+
+When a file with our credentials changes, a connection is made with the new ones while the old one goes on: what is under
+way there is finished, watches move over, and it is closed. If nothing can be done with the new ones (half of an
+exchange, say, or etcd has not got its own yet), the old connection stays in use, and they are tried again.
 """
 
 import asyncio
+import logging
 import random
 
 from k8s_ovs.errors import EtcdDenied, EtcdError, EtcdUnavailable
 from k8s_ovs.sources.etcd.connection import Connection
 from k8s_ovs.sources.etcd.proto import rpc_pb2 as rpc
 from k8s_ovs.sources.etcd.settings import EtcdSettings
+from k8s_ovs.sources.files import signatures
+
+LOOK_SECONDS = 2.0
+"""How often the files with our credentials are looked at."""
+
+logger = logging.getLogger(__name__)
 
 
 class EtcdClient:
@@ -24,6 +35,10 @@ class EtcdClient:
         self._turn = random.randrange(len(self._endpoints))  # noqa: S311 - no secret
         self._connection: Connection | None = None
         self._opening = asyncio.Lock()
+        self._look_at = 0.0
+        self._complaint = ""
+        self._leaving: dict[Connection, asyncio.TimerHandle] = {}
+        """Connections with former credentials, which will be closed when nothing can be under way there."""
 
     async def connection(self) -> Connection:
         """The connection in use, or a new one to the first endpoint that answers, all being tried once.
@@ -33,7 +48,7 @@ class EtcdClient:
         """
         async with self._opening:
             if self._connection is not None and self._connection.usable:
-                return self._connection
+                return await self._with_present_files(self._connection)
             self.drop(self._connection)
             failures: list[EtcdError] = []
             for _ in self._endpoints:
@@ -46,6 +61,41 @@ class EtcdClient:
                 else:
                     return self._connection
             raise _joined(failures) from failures[0]
+
+    async def outdated(self, connection: Connection) -> bool:
+        """Whether there is a connection with newer credentials, which a watch shall move to."""
+        async with self._opening:
+            if connection is self._connection and connection.usable:
+                return await self._with_present_files(connection) is not connection
+            return connection in self._leaving
+
+    async def _with_present_files(self, connection: Connection) -> Connection:
+        """`connection`, or one that has taken its place because its files have changed."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._look_at:
+            return connection
+        self._look_at = loop.time() + LOOK_SECONDS
+        if signatures(self.settings.files) == connection.files:
+            return connection
+        try:
+            fresh = await Connection.open(self.settings, connection.endpoint, self.probe)
+        except EtcdError as err:
+            level = logging.DEBUG if str(err) == self._complaint else logging.WARNING
+            logger.log(
+                level, "new credentials for etcd do not work (yet), going on with the old ones: %s", err
+            )
+            self._complaint = str(err)
+            return connection
+        logger.info("etcd %s: a new connection with the new credentials", connection.endpoint)
+        self._complaint = ""
+        patience = self.settings.watchdog + 2 * self.settings.timeout
+        self._leaving[connection] = loop.call_later(patience, self._leave, connection)
+        self._connection = fresh
+        return fresh
+
+    def _leave(self, connection: Connection) -> None:
+        self._leaving.pop(connection).cancel()
+        connection.close()
 
     def drop(self, connection: Connection | None) -> None:
         """Give a connection up that failed; the next one is tried with another endpoint first."""
@@ -91,6 +141,8 @@ class EtcdClient:
 
     def close(self) -> None:
         """Close the connection; calls under way fail."""
+        for connection in list(self._leaving):
+            self._leave(connection)
         if self._connection is not None:
             self._connection.close()
             self._connection = None

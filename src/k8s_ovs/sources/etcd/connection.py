@@ -24,6 +24,7 @@ from k8s_ovs.errors import EtcdCompacted, EtcdDenied, EtcdError, EtcdUnavailable
 from k8s_ovs.sources.etcd.faults import StaleToken, meaning, refusal
 from k8s_ovs.sources.etcd.proto import rpc_pb2 as rpc
 from k8s_ovs.sources.etcd.settings import Endpoint, EtcdSettings
+from k8s_ovs.sources.files import signatures
 
 REFUSAL_SECONDS = 1.0
 """How long to wait for the reason when a server has hung up on us."""
@@ -75,9 +76,13 @@ class Connection:
     def __init__(self, settings: EtcdSettings, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._settings = settings
+        self.files = signatures(settings.files)
+        """The state of the files with our credentials, just before they were read."""
         self._tls = settings.tls_context() if endpoint.tls else None
         self._channel = _Channel(endpoint.host, endpoint.port, ssl=self._tls)
         self._token = ""
+        self._password = ""
+        """With which we logged in the last time."""
         self._login = asyncio.Lock()
 
     @classmethod
@@ -188,12 +193,21 @@ class Connection:
             _abort(writer.transport)
 
     async def _authenticate(self) -> None:
+        """Log in with the password in the file; with the former one if etcd does not know that one yet."""
         if not self._settings.username:
             return
         try:
             password = self._settings.password()
         except EtcdDenied as err:
             raise _at(self.endpoint, err) from err
+        try:
+            await self._log_in(password)
+        except EtcdDenied:
+            if self._password in ("", password):
+                raise
+            await self._log_in(self._password)
+
+    async def _log_in(self, password: str) -> None:
         request = rpc.AuthenticateRequest(name=self._settings.username, password=password)
         try:
             answer = await self._once(
@@ -203,7 +217,7 @@ class Connection:
             if "authentication is not enabled" in err.message:
                 return  # everybody may do everything then; a user does no harm
             raise
-        self._token = answer.token
+        self._token, self._password = answer.token, password
 
     async def _call(self, doing: str, method: str, request: Message, answer: type[Answer]) -> Answer:
         token = self._token

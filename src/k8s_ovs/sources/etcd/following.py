@@ -68,8 +68,8 @@ class Following:
                     raise
                 self._client.drop(connection)
                 self._failed(err)
-                if since is not None and clock() - since >= SETTLED_SECONDS:
-                    pauses = retry_pauses()
+            if since is not None and clock() - since >= SETTLED_SECONDS:
+                pauses = retry_pauses()
             await asyncio.sleep(next(pauses))
 
 

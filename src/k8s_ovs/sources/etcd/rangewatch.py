@@ -78,7 +78,9 @@ class RangeWatch:
         self._restored = False
 
     async def follow(self, connection: Connection) -> AsyncGenerator[Listing | Batch, None]:
-        """What is new, until `connection` fails. Raises EtcdUnavailable, EtcdDenied.
+        """What is new, until `connection` fails; ends when there is one with newer credentials.
+
+        Raises EtcdUnavailable, EtcdDenied.
 
         EtcdCompacted: the watch fell behind compaction; call again at once, and it begins with a Listing.
         """
@@ -90,7 +92,7 @@ class RangeWatch:
         )
         async with connection.watch(request) as reader:
             yield Batch(self._revision, ())
-            while True:
+            while not await self._client.outdated(connection):
                 for batch in await self._next(connection, reader):
                     yield batch
 

@@ -31,12 +31,17 @@ class Endpoint:
     def parse(cls, text: str, *, default_tls: bool = False) -> "Endpoint":
         """Read `http://HOST:PORT`, `https://HOST:PORT` or `HOST:PORT`. Raises ConfigError."""
         remedy = "give endpoints like https://etcd1.example:2379,https://etcd2.example:2379"
+        if "@" in text:  # endpoints are in logs and errors
+            raise ConfigError(
+                f"etcd endpoint at {text.rpartition('@')[2]!r} has a user or password in it",
+                remedy=f"{remedy}; users go to --etcd-username and --etcd-password-file",
+            )
         try:
             url = urlsplit(text if "://" in text else f"{'https' if default_tls else 'http'}://{text}")
             host, port = url.hostname, DEFAULT_PORT if url.port is None else url.port
         except ValueError as err:
             raise ConfigError(f"etcd endpoint {text!r}: {err}", remedy=remedy) from err
-        if url.scheme not in ("http", "https") or not host or url.path not in ("", "/") or "@" in url.netloc:
+        if url.scheme not in ("http", "https") or not host or url.path not in ("", "/"):
             raise ConfigError(f"etcd endpoint {text!r} is no http:// or https:// address", remedy=remedy)
         return cls(host, port, url.scheme == "https")
 
@@ -81,6 +86,12 @@ class EtcdSettings:
         """The endpoints; one without a scheme is https if a certificate file is given, as for etcdctl."""
         tls = self.cafile is not None or self.certfile is not None
         return tuple(Endpoint.parse(text, default_tls=tls) for text in self.endpoints)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What a connection is made from; a change of any of them asks for a new one."""
+        files = (self.cafile, self.certfile, self.keyfile, self.password_file)
+        return tuple(path for path in files if path is not None)
 
     def password(self) -> str:
         """The password as the file has it now, without the line's end. Raises EtcdDenied."""

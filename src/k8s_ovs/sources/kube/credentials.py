@@ -14,6 +14,7 @@ from pathlib import Path
 from ssl import SSLContext
 
 from k8s_ovs.errors import ConfigError, KubeDenied
+from k8s_ovs.sources.files import Signatures, signatures
 from k8s_ovs.sources.kube.clock import SYSTEM_CLOCK, Clock
 from k8s_ovs.sources.kube.exec_plugin import PluginStatus, run_plugin
 from k8s_ovs.sources.kube.kubeconfig import Profile, read_kubeconfig, server_url
@@ -66,7 +67,8 @@ class Credentials:
         self._plugin = PluginStatus()
         self._plugin_due = True
         self._next_check = 0.0
-        self._seen: tuple[object, ...] = ()
+        self._complaint = ""
+        self._seen: Signatures = ()
         self._profile, self._access = self._read_all()
 
     @property
@@ -85,7 +87,7 @@ class Credentials:
             now = self._clock.monotonic()
             if now >= self._next_check:
                 self._next_check = now + CHECK_SECONDS
-                if _signatures(self._profile.files) != self._seen:
+                if signatures(self._profile.files) != self._seen:
                     self._reload()
             if self._profile.exec is not None and self._plugin_expired():
                 await self._run_plugin()
@@ -102,14 +104,16 @@ class Credentials:
     def _reload(self) -> None:
         try:
             self._profile, self._access = self._read_all()
+            self._complaint = ""
         except ConfigError as err:
-            log.warning(
-                "Kubernetes credentials changed and cannot be used, going on with the old ones: %s", err
-            )
+            text = f"Kubernetes credentials changed and cannot be used, going on with the old ones: {err}"
+            log.log(logging.DEBUG if text == self._complaint else logging.WARNING, "%s", text)
+            self._complaint = text
 
     def _read_all(self) -> tuple[Profile, Access]:
+        # The files' state of before they are read: what changes meanwhile is seen as a change the next time.
+        seen = signatures(self._load().files)
         profile = self._load()
-        seen = _signatures(profile.files)
         access = self._build(profile)
         self._seen = seen
         return profile, access
@@ -232,16 +236,3 @@ def _token(path: Path, origin: str) -> str:
     if not token:
         raise ConfigError(f"{origin}: token {path} is empty", remedy="write a bearer token into it")
     return token
-
-
-def _signatures(files: tuple[Path, ...]) -> tuple[object, ...]:
-    """What tells that a file was replaced or written; None for one that cannot be read now."""
-
-    def one(path: Path) -> tuple[int, int, int] | None:
-        try:
-            stat = path.stat()
-        except OSError:
-            return None
-        return (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-
-    return tuple(one(path) for path in files)

@@ -33,6 +33,9 @@ class PluginStatus(msgspec.Struct, frozen=True, rename="camel"):
     client_key_data: str = ""
     expiration_timestamp: datetime | None = None
 
+    def __repr__(self) -> str:
+        return f"PluginStatus(expiration_timestamp={self.expiration_timestamp})"
+
 
 class _ExecCredential(msgspec.Struct, frozen=True, rename="camel"):
     api_version: str

@@ -6,7 +6,8 @@ https://kubernetes.io/docs/reference/config-api/kubeconfig.v1/.
 
 import base64
 import binascii
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -98,15 +99,15 @@ class Profile:
     server: str
     ca: Blob | None = None
     cert: Blob | None = None
-    key: Blob | None = None
+    key: Blob | None = field(default=None, repr=False)
     insecure: bool = False
     tls_server_name: str = ""
-    proxy: str = ""
-    token: str = ""
+    proxy: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
     token_file: Path | None = None
     username: str = ""
-    password: str = ""
-    exec: ExecSpec | None = None
+    password: str = field(default="", repr=False)
+    exec: ExecSpec | None = field(default=None, repr=False)
     directory: Path = Path("/")
     sources: tuple[Path, ...] = ()
 
@@ -156,7 +157,7 @@ def _profile(path: Path, origin: str, cluster: _Cluster, user: _User) -> Profile
         key=key,
         insecure=cluster.insecure_skip_tls_verify,
         tls_server_name=cluster.tls_server_name,
-        proxy=cluster.proxy_url,
+        proxy=_proxy(cluster.proxy_url, origin),
         token=user.token,
         token_file=directory / user.token_file if user.token_file else None,
         username=user.username,
@@ -168,9 +169,18 @@ def _profile(path: Path, origin: str, cluster: _Cluster, user: _User) -> Profile
 
 
 def server_url(text: str, *, origin: str, default_scheme: str) -> str:
-    """`text` with a scheme and without a trailing slash. Raises ConfigError if it is no URL of http or https."""
+    """`text` with a scheme and without a trailing slash. Raises ConfigError if it is no URL of http or https.
+
+    Nor may it have a user or password: URLs are in logs and errors.
+    """
     url = text if "://" in text else f"{default_scheme}://{text}"
     remedy = "give HOST:PORT or a URL of http or https"
+    if "@" in text:
+        where = text.rpartition("@")[2]
+        raise ConfigError(
+            f"{origin}: the server's address (at {where!r}) has a user or password in it",
+            remedy=f"{remedy}; user and password belong into a kubeconfig",
+        )
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -181,6 +191,18 @@ def server_url(text: str, *, origin: str, default_scheme: str) -> str:
     return url.rstrip("/")
 
 
+def _proxy(text: str, origin: str) -> str:
+    """A proxy's URL, which may hold a password: it is in no message."""
+    try:
+        parts = urlsplit(text)
+        usable = not text or (parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"{origin}: proxy-url is no address", remedy="give a URL of http or https")
+    return text
+
+
 def _parse(path: Path) -> _File:
     remedy = "give a kubeconfig file that this user can read"
     try:
@@ -189,8 +211,17 @@ def _parse(path: Path) -> _File:
         raise ConfigError(f"kubeconfig {path}: {err.strerror or err}", remedy=remedy) from err
     try:
         return msgspec.yaml.decode(text, type=_File)
-    except msgspec.MsgspecError as err:
+    except msgspec.ValidationError as err:
         raise ConfigError(f"kubeconfig {path}: {err}", remedy=remedy) from err
+    except msgspec.MsgspecError as err:
+        # What a YAML parser says can quote the file, which holds secrets; not even as a cause may it get into a log.
+        raise ConfigError(f"kubeconfig {path}: no YAML{_place(err)}", remedy=remedy) from None
+
+
+def _place(err: BaseException) -> str:
+    """Where a YAML parser stumbled: the line as people count."""
+    found = re.findall(r"line (\d+), column \d+", str(err))
+    return f" (line {found[-1]})" if found else ""
 
 
 class _Named(Protocol):

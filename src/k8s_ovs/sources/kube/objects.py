@@ -331,6 +331,22 @@ class Event(KubeObject, frozen=True, kw_only=True):
     reporting_instance: str = ""
 
 
+class Secret(KubeObject, frozen=True, kw_only=True):
+    """A Secret (core/v1); base64 is taken off `data`. What it holds appears in no message."""
+
+    type: str = ""
+    data: dict[str, bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"Secret({self.metadata.namespace}/{self.metadata.name}, keys {sorted(self.data or ())})"
+
+
+class ConfigMap(KubeObject, frozen=True, kw_only=True):
+    """A ConfigMap (core/v1)."""
+
+    data: dict[str, str] | None = None
+
+
 def _is_true(conditions: tuple[Condition, ...] | None, kind: str) -> bool:
     return any(entry.type == kind and entry.status == "True" for entry in conditions or ())
 
@@ -371,3 +387,5 @@ ENDPOINT_SLICES = Resource(
 )
 EVENTS = Resource("api/v1", "events", "Event", namespaced=True, type=Event)
 LEASES = Resource("apis/coordination.k8s.io/v1", "leases", "Lease", namespaced=True, type=Lease)
+SECRETS = Resource("api/v1", "secrets", "Secret", namespaced=True, type=Secret)
+CONFIG_MAPS = Resource("api/v1", "configmaps", "ConfigMap", namespaced=True, type=ConfigMap)
