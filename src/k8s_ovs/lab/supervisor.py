@@ -227,6 +227,8 @@ class Supervisor:
                 parts.append(
                     f"\n{name} ended {process.restarts} times (last status {process.last_exit}):\n{tail}"
                 )
+        if self._cluster.manifests is not None:
+            parts.append(f"\npods of the manifests:\n{log_tail(self._cluster.logs / 'supervisor.log', 12)}")
         return "".join(parts)
 
     def _write_state(self) -> None:

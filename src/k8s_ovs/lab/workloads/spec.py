@@ -147,6 +147,7 @@ class PodSpec:
     account: str
     token: bool
     grace: float
+    fs_group: int | None = None
 
 
 def parse(spec: Raw, title: str) -> PodSpec:
@@ -177,6 +178,7 @@ def parse(spec: Raw, title: str) -> PodSpec:
         volumes=volumes,
         account=spec.get("serviceAccountName") or "default",
         token=spec.get("automountServiceAccountToken", True),
+        fs_group=pod_security.get("fsGroup"),
         grace=float(spec.get("terminationGracePeriodSeconds", 30)),
     )
 

@@ -64,8 +64,11 @@ def view(cluster: Cluster, node: Node) -> list[Mount]:
     return mounts
 
 
-def write_atomically(folder: Path, files: Files) -> bool:
-    """Make `folder` hold these files, exchanged behind the link `..data`. False if it held them already."""
+def write_atomically(folder: Path, files: Files, group: int | None = None) -> bool:
+    """Make `folder` hold these files, exchanged behind the link `..data`. False if it held them already.
+
+    With `group` (fsGroup) they are the group's too, who may read them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "..data"
     if data.exists() and _read(data) == {name: content for name, (content, _) in files.items()}:
@@ -76,7 +79,9 @@ def write_atomically(folder: Path, files: Files) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=mode)
         path.write_bytes(content)
-        path.chmod(mode)
+        if group is not None:
+            os.chown(path, -1, group)
+        path.chmod(mode | (0o440 if group is not None else 0))
     fresh.mkdir(exist_ok=True)
     old = data.resolve() if data.exists() else None
     link = folder / "..data_tmp"
@@ -114,9 +119,10 @@ class Volumes:
         for name, volume in self.spec.volumes.items():
             files = _files(volume, sources)
             if files is not None:
-                write_atomically(self.folder / name, files)
+                write_atomically(self.folder / name, files, self.spec.fs_group)
             elif "emptyDir" in volume:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
+                (self.folder / name).chmod(0o777)
 
     def write_account(self, token: str, authority: bytes, namespace: str) -> None:
         """What every pod gets of its service account."""
@@ -125,7 +131,7 @@ class Volumes:
             "ca.crt": (authority, 0o644),
             "namespace": (namespace.encode(), 0o644),
         }
-        write_atomically(self.folder / ACCOUNT_VOLUME, files)
+        write_atomically(self.folder / ACCOUNT_VOLUME, files, self.spec.fs_group)
 
     def mounts(self, container: Container) -> list[Mount]:
         """Where the container sees them. Raises LabError for a hostPath that is not as its type says."""
