@@ -13,6 +13,8 @@ from k8s_ovs.lab import hostcheck, lifecycle, places, stopping
 from k8s_ovs.lab.cluster import ExternalHost, check_name
 from k8s_ovs.lab.state import load_cluster
 
+MANIFESTS = places.CHECKOUT / "deploy" / "k8s-ovs.yaml"
+
 
 @click.command()
 @which_lab
@@ -42,6 +44,21 @@ from k8s_ovs.lab.state import load_cluster
     type=click.Path(path_type=Path, file_okay=False),
     help="Directory of a real kube-apiserver.  [default: KUBEBUILDER_ASSETS or PATH, else the embedded one]",
 )
+@click.option(
+    "--from-manifests",
+    "manifests",
+    is_flag=False,
+    flag_value=MANIFESTS,
+    type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
+    help="Start agents and controllers as these Kubernetes manifests say.  [without FILE: deploy/k8s-ovs.yaml]",
+)
+@click.option(
+    "--token-seconds",
+    type=click.IntRange(10, 86400),
+    default=3607,
+    show_default=True,
+    help="With --from-manifests: how long a service account's token lives.",
+)
 def up(**flags: Any) -> None:
     """Start a lab and wait until its nodes are Ready."""
     stop_on_sigterm()
@@ -59,6 +76,8 @@ def up(**flags: Any) -> None:
         bare=flags["bare"],
         shim=flags["cni_bin"],
         kube_bin=flags["kube_bin"],
+        manifests=flags["manifests"],
+        token_seconds=flags["token_seconds"],
     )
     cluster = lifecycle.up(options, lambda line: click.echo(f"  {line}"))
     click.echo(f"lab {cluster.name} is ready after {time.monotonic() - begun:.1f} s; for your shell:")

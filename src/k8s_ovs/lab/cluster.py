@@ -165,6 +165,8 @@ class Cluster:
     """Everything about one lab that is known before it starts.
 
     `bare` leaves agents and controllers out. `loopback_etcd` and `loopback_api` are ports on the host's 127.0.0.1.
+    With `manifests` (a file) agents and controllers are what it says, and the API server and etcd speak TLS; service
+    accounts' tokens then live `token_seconds`.
     `portmap` is the CNI plugin's path when the machine has it, `kube_bin` the directory of a real kube-apiserver.
     """
 
@@ -182,6 +184,8 @@ class Cluster:
     portmap: Path | None = None
     kube_bin: Path | None = None
     external: tuple[ExternalHost, ...] = ()
+    manifests: Path | None = None
+    token_seconds: int = 3607
 
     def check(self) -> None:
         """Raise LabError for options that cannot work together."""
@@ -284,9 +288,19 @@ class Cluster:
         return self.netns(f"pod-{sandbox[:16]}")
 
     @property
+    def kubernetes_ip(self) -> IPv4Address:
+        """The ClusterIP of the Service default/kubernetes."""
+        return self.networks.services.network_address + 1
+
+    @property
+    def manifests_file(self) -> Path:
+        """The manifests as they are applied in this lab."""
+        return self.directory / "manifests.yaml"
+
+    @property
     def etcd_endpoint(self) -> str:
         """Where nodes reach etcd."""
-        return f"http://{self.networks.control.ip}:{ETCD_PORT}"
+        return f"{'http' if self.manifests is None else 'https'}://{self.networks.control.ip}:{ETCD_PORT}"
 
     @property
     def loopback_etcd_endpoint(self) -> str:

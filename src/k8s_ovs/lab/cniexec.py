@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class SandboxArgs:
     name: str
     uid: str
     ports: Sequence[Mapping[str, object]] = ()
+    told_netns: Path | None = None
+    """The namespace's path as the plugins see it, if that is another one."""
 
     def environment(self, command: str, path: Path) -> dict[str, str]:
         """The CNI_* variables."""
@@ -55,7 +57,7 @@ class SandboxArgs:
         return {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": self.sandbox,
-            "CNI_NETNS": str(self.netns),
+            "CNI_NETNS": str(self.told_netns or self.netns),
             "CNI_IFNAME": IFNAME,
             "CNI_ARGS": ";".join(f"{name}={value}" for name, value in pod.items()),
             "CNI_PATH": str(path),
@@ -89,9 +91,22 @@ def plugin_conf(conflist: Conf, plugin: Conf, args: SandboxArgs, previous: Conf 
 
 
 class Chain:
-    """The plugins of one node: `netns` is the node's, `path` the directory of the executables."""
+    """The plugins of one node: `netns` is the node's, `path` the directory of the executables.
 
-    def __init__(self, netns: Path, path: Path, *, timeout: float = 120.0) -> None:
+    With `view`, which gives the pid of a process, they run in that process's mount namespace, where their directory is `seen`.
+    """
+
+    def __init__(
+        self,
+        netns: Path,
+        path: Path,
+        *,
+        timeout: float = 120.0,
+        view: Callable[[], int | None] | None = None,
+        seen: Path | None = None,
+    ) -> None:
+        self._view = view
+        self._seen = seen or path
         self._netns = netns
         self._path = path
         self._timeout = timeout
@@ -120,6 +135,14 @@ class Chain:
             present.append(plugin)
         return present
 
+    def _into_view(self) -> list[str]:
+        if self._view is None:
+            return []
+        pid = self._view()
+        if pid is None:
+            raise LabError("the node's view of the file system is not there yet")
+        return [f"--mount=/proc/{pid}/ns/mnt"]
+
     async def _execute(self, command: str, kind: str, conf: Conf, args: SandboxArgs) -> str:
         executable = self._path / kind
         if not executable.exists():
@@ -127,12 +150,13 @@ class Chain:
         process = await asyncio.create_subprocess_exec(
             "nsenter",
             f"--net={self._netns}",
+            *self._into_view(),
             "--",
-            str(executable),
+            str(self._seen / kind),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={"PATH": os.environ.get("PATH", ""), **args.environment(command, self._path)},
+            env={"PATH": os.environ.get("PATH", ""), **args.environment(command, self._seen)},
         )
         try:
             async with asyncio.timeout(self._timeout):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from k8s_ovs.lab import authority
 from k8s_ovs.lab.cluster import (
     API_PORT,
     ETCD_PORT,
@@ -48,6 +49,17 @@ def product(*arguments: str) -> tuple[str, ...]:
 def etcd(cluster: Cluster) -> Command:
     """The real etcd, one member."""
     address = cluster.networks.control.ip
+    listen, tls = cluster.etcd_endpoint, tuple[str, ...]()
+    if cluster.manifests is not None:
+        files = authority.of(cluster)
+        # Nodes come with a certificate; the lab's own tools, which nobody else can be, through the control namespace.
+        listen = f"{listen},http://127.0.0.1:{ETCD_PORT}"
+        tls = (
+            f"--cert-file={files.certificate('server')}",
+            f"--key-file={files.key('server')}",
+            f"--trusted-ca-file={files.ca}",
+            "--client-cert-auth",
+        )
     peer = f"http://{address}:{ETCD_PORT + 1}"
     return Command(
         name="etcd",
@@ -55,7 +67,8 @@ def etcd(cluster: Cluster) -> Command:
             "etcd",
             "--name=lab",
             f"--data-dir={cluster.directory / 'etcd'}",
-            f"--listen-client-urls={cluster.etcd_endpoint}",
+            f"--listen-client-urls={listen}",
+            *tls,
             f"--advertise-client-urls={cluster.etcd_endpoint}",
             f"--listen-peer-urls={peer}",
             f"--initial-advertise-peer-urls={peer}",
@@ -86,10 +99,39 @@ def embedded_api(cluster: Cluster) -> Command:
             str(cluster.networks.services),
             "--advertise",
             f"{cluster.networks.control.ip}:{API_PORT}",
+            *_api_access(cluster),
         ),
         netns=cluster.netns("control"),
         log=cluster.logs / "apiserver.log",
     )
+
+
+def _api_access(cluster: Cluster) -> tuple[str, ...]:
+    """With manifests the API is as in a real cluster: TLS, tokens, and rights that RBAC gives."""
+    if cluster.manifests is None:
+        return ()
+    files = authority.of(cluster)
+    return (
+        *("--tls-cert", str(files.certificate("server")), "--tls-key", str(files.key("server"))),
+        *("--token", str(files.admin_token)),
+        *("--service-account-key", str(files.directory / "accounts.key")),
+    )
+
+
+def etcd_environment(cluster: Cluster) -> dict[str, str]:
+    """What a client of etcd on a node needs beside the endpoint, for etcdctl and k8s-ovs."""
+    if cluster.manifests is None:
+        return {}
+    files = authority.of(cluster)
+    certificate, key = str(files.certificate("client")), str(files.key("client"))
+    return {
+        "ETCDCTL_CACERT": str(files.ca),
+        "ETCDCTL_CERT": certificate,
+        "ETCDCTL_KEY": key,
+        "K8S_OVS_ETCD_CAFILE": str(files.ca),
+        "K8S_OVS_ETCD_CERTFILE": certificate,
+        "K8S_OVS_ETCD_KEYFILE": key,
+    }
 
 
 def ovs_environment(node: Node) -> dict[str, str]:
@@ -215,7 +257,7 @@ def external_agent(cluster: Cluster, host: Node, *, kubernetes: bool) -> Command
         ),
         netns=host.netns,
         log=cluster.logs / f"{host.name}-agent.log",
-        env=ovs_environment(host),
+        env={**ovs_environment(host), **etcd_environment(cluster)},
     )
 
 

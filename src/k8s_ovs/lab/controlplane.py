@@ -1,17 +1,21 @@
 """The Kubernetes control plane of a lab, embedded or real, behind one set of questions. Asked by the supervisor."""
 
 import json
+import secrets
 
-from k8s_ovs.lab import commands, realkube
+from k8s_ovs.lab import authority, commands, realkube
 from k8s_ovs.lab.cluster import API_PORT, Cluster
 from k8s_ovs.lab.commands import Command
 from k8s_ovs.lab.wait import http_ok
+from k8s_ovs.lab.workloads import manifests
 
 
 def prepare(cluster: Cluster) -> None:
     """Write what the processes and their clients need: keys, and every kubeconfig. Raises LabError."""
     if cluster.kube_bin is not None:
         realkube.prepare(cluster)
+    if cluster.manifests is not None:
+        _secure(cluster)
     inside = f"{cluster.networks.control.ip}:{API_PORT}"
     cluster.kubeconfig.write_text(kubeconfig(cluster, f"127.0.0.1:{cluster.loopback_api}", "admin"))
     cluster.control_kubeconfig.write_text(kubeconfig(cluster, inside, "controller"))
@@ -21,21 +25,36 @@ def prepare(cluster: Cluster) -> None:
 
 
 def kubeconfig(cluster: Cluster, address: str, user: str) -> str:
-    """A kubeconfig (JSON is YAML). The embedded API speaks plain HTTP: it listens on the lab's own underlay only."""
-    scheme, authority, proof = "http", dict[str, str](), dict[str, str]()
+    """A kubeconfig (JSON is YAML). The embedded API speaks plain HTTP (but with manifests): it listens on the
+    lab's own underlay only.
+    """
+    scheme, trusted, proof = "http", dict[str, str](), dict[str, str]()
     if cluster.kube_bin is not None:
         scheme = "https"
-        authority, proof = realkube.access(cluster)
+        trusted, proof = realkube.access(cluster)
+    elif cluster.manifests is not None:
+        scheme, files = "https", authority.of(cluster)
+        trusted, proof = {"certificate-authority": str(files.ca)}, {"token": files.admin_token.read_text()}
     return json.dumps(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "lab", "cluster": {"server": f"{scheme}://{address}", **authority}}],
+            "clusters": [{"name": "lab", "cluster": {"server": f"{scheme}://{address}", **trusted}}],
             "users": [{"name": user, "user": proof}],
             "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user}}],
             "current-context": "lab",
         },
         indent=1,
+    )
+
+
+def _secure(cluster: Cluster) -> None:
+    """Certificates, and the one token that may do everything."""
+    files = authority.make(cluster)
+    files.admin_token.touch(mode=0o600)
+    files.admin_token.write_text(secrets.token_hex(16))
+    cluster.manifests_file.write_text(
+        manifests.dump(manifests.adapt(manifests.load(cluster.manifests_file), cluster))
     )
 
 
@@ -53,4 +72,5 @@ def has_scheduler(cluster: Cluster) -> bool:
 
 async def ready(cluster: Cluster) -> bool:
     """Whether the API answers."""
-    return await http_ok(cluster.loopback_api, "/readyz", tls=cluster.kube_bin is not None)
+    tls = cluster.kube_bin is not None or cluster.manifests is not None
+    return await http_ok(cluster.loopback_api, "/readyz", tls=tls)

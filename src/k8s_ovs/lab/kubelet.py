@@ -10,11 +10,12 @@ import logging
 from contextlib import aclosing
 
 from k8s_ovs.errors import KubeConflict, KubeError, KubeNotFound
-from k8s_ovs.lab import objects, ovsnode
+from k8s_ovs.lab import objects, ovsnode, placing
 from k8s_ovs.lab.cluster import Cluster, Node
 from k8s_ovs.lab.objects import PODS, LabPod
 from k8s_ovs.lab.podapi import PodApi
 from k8s_ovs.lab.podworker import NodeHandle, PodWorker
+from k8s_ovs.lab.workloads.pod import Host, ProcessPod, is_ours
 from k8s_ovs.sources.kube.credentials import KubeSettings, load_credentials
 from k8s_ovs.sources.kube.reflector import Deleted, Reflector, Upserted
 
@@ -29,17 +30,23 @@ _RETRY = 0.3
 class Kubelet:
     """Every node's kubelet; `schedule` False leaves scheduling to a real kube-scheduler."""
 
-    def __init__(self, cluster: Cluster, *, schedule: bool = True) -> None:
+    def __init__(self, cluster: Cluster, *, schedule: bool = True, host: Host | None = None) -> None:
         self._cluster = cluster
         self._schedule = schedule
-        self._nodes = {node.name: NodeHandle(cluster, node) for node in cluster.nodes}
+        self._host = host
+        self._nodes = {node.name: self._handle(node) for node in cluster.nodes}
         self._registered: set[str] = set()
         self._ready: set[str] = set()
-        self._workers: dict[str, PodWorker] = {}
+        self._workers: dict[str, PodWorker | ProcessPod] = {}
         self._uids: dict[tuple[str, str], str] = {}
         self._unbound: dict[tuple[str, str], LabPod] = {}
+        self._placed_pods: dict[tuple[str, str], LabPod] = {}
         self._turn = 0
         self._scheduling = asyncio.Event()
+
+    def _handle(self, node: Node) -> NodeHandle:
+        host = self._host
+        return NodeHandle(self._cluster, node, (lambda: host.view(node.name)) if host is not None else None)
 
     def registered(self) -> bool:
         """Whether every Node is in the API."""
@@ -52,7 +59,8 @@ class Kubelet:
     async def run(self) -> None:
         """Work until cancelled; outages of the API are waited out."""
         credentials = load_credentials(KubeSettings(kubeconfig=self._cluster.kubeconfig))
-        async with PodApi(credentials) as api, asyncio.TaskGroup() as group:
+        seconds = self._cluster.token_seconds
+        async with PodApi(credentials, token_seconds=seconds) as api, asyncio.TaskGroup() as group:
             for handle in self._nodes.values():
                 group.create_task(handle.servers.run(), name=f"{handle.node.name} pod servers")
                 group.create_task(self._keep_node(api, handle), name=f"{handle.node.name} status")
@@ -112,6 +120,8 @@ class Kubelet:
         if self._uids.get(pod.key, uid) != uid:
             self._gone(pod.key)
         self._uids[pod.key] = uid
+        if pod.spec.host_network and pod.spec.node_name:
+            self._placed_pods[pod.key] = pod
         if not pod.spec.node_name:
             self._unbound[pod.key] = pod
             self._scheduling.set()
@@ -121,10 +131,14 @@ class Kubelet:
         if worker is not None:
             worker.update(pod)
         elif (handle := self._nodes.get(pod.spec.node_name)) is not None:
-            worker = self._workers[uid] = PodWorker(self._cluster, handle, api, pod)
+            if self._host is not None and is_ours(pod):
+                worker = ProcessPod(self._cluster, handle.node, api, pod, self._host)
+            else:
+                worker = PodWorker(self._cluster, handle, api, pod)
+            self._workers[uid] = worker
             group.create_task(self._work(worker, uid), name=f"pod {pod.title}")
 
-    async def _work(self, worker: PodWorker, uid: str) -> None:
+    async def _work(self, worker: PodWorker | ProcessPod, uid: str) -> None:
         try:
             await worker.run()
         finally:
@@ -132,9 +146,15 @@ class Kubelet:
 
     def _gone(self, key: tuple[str, str]) -> None:
         self._unbound.pop(key, None)
+        if self._placed_pods.pop(key, None) is not None:
+            self._scheduling.set()
         worker = self._workers.get(self._uids.pop(key, ""))
         if worker is not None:
             worker.update(None)
+
+    def _placed(self, node: str) -> list[LabPod]:
+        """The pods of the host's network that are on a node: a new one must get on with them."""
+        return [pod for pod in self._placed_pods.values() if pod.spec.node_name == node]
 
     async def _scheduler(self, api: PodApi) -> None:
         while True:
@@ -145,7 +165,8 @@ class Kubelet:
                     await self._bind(api, pod)
 
     async def _bind(self, api: PodApi, pod: LabPod) -> None:
-        names = [name for name in self._nodes if name in self._ready]
+        names = [name for name in self._nodes if name in self._ready or placing.tolerates_not_ready(pod)]
+        names = [name for name in names if placing.fits(pod, self._placed(name))]
         turn = self._turn % len(names) if names else 0
         labels = {name: objects.node_labels(self._nodes[name].node) for name in names}
         chosen = objects.choose_node(pod, labels, [*names[turn:], *names[:turn]])
@@ -154,6 +175,8 @@ class Kubelet:
         self._turn = names.index(chosen) + 1
         try:
             await api.bind(pod, chosen)
+            if pod.spec.host_network:
+                self._placed_pods[pod.key] = placing.on(pod, chosen)
             self._unbound.pop(pod.key, None)
         except (KubeNotFound, KubeConflict):
             self._unbound.pop(pod.key, None)  # gone, or bound by somebody else: the watch tells

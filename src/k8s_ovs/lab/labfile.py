@@ -29,6 +29,8 @@ def to_json(cluster: Cluster) -> str:
             "shim": _text(cluster.shim),
             "portmap": _text(cluster.portmap),
             "kubeBin": _text(cluster.kube_bin),
+            "manifests": _text(cluster.manifests),
+            "tokenSeconds": cluster.token_seconds,
             "external": [{"name": host.name, "kubernetes": host.kubernetes} for host in cluster.external],
         },
         indent=1,
@@ -53,6 +55,8 @@ def from_json(text: str) -> Cluster:
             shim=_path(data["shim"]),
             portmap=_path(data["portmap"]),
             kube_bin=_path(data["kubeBin"]),
+            manifests=_path(data["manifests"]),
+            token_seconds=data["tokenSeconds"],
             external=tuple(ExternalHost(**host) for host in data["external"]),
         )
     except (ValueError, KeyError, TypeError) as err:

@@ -40,6 +40,7 @@ from k8s_ovs.lab.processes import log_tail
 from k8s_ovs.lab.processid import ProcessId
 from k8s_ovs.lab.state import LAB_FILE, READY, LabState, Phase, replace_file
 from k8s_ovs.lab.wait import http_ok, until
+from k8s_ovs.lab.workloads import manifests
 
 _STARTER = "starter.pid"
 _LOCK = "lab.lock"
@@ -69,6 +70,8 @@ class Options:
     bare: bool = False
     shim: Path | None = None
     kube_bin: Path | None = None
+    manifests: Path | None = None
+    token_seconds: int = 3607
 
 
 def plan(options: Options) -> Cluster:
@@ -102,7 +105,9 @@ def plan(options: Options) -> Cluster:
         bare=options.bare,
         shim=options.shim,
         portmap=hostcheck.find_portmap(),
-        kube_bin=realkube.find(options.kube_bin, os.environ),
+        kube_bin=None if options.manifests else realkube.find(options.kube_bin, os.environ),
+        manifests=options.manifests,
+        token_seconds=options.token_seconds,
     )
     cluster.check()
     return cluster
@@ -118,6 +123,11 @@ def up(options: Options, say: Say) -> Cluster:
         for directory in (cluster.logs, cluster.pods_dir, cluster.netns("x").parent):
             directory.mkdir()
         shim.install(cluster)
+        if cluster.manifests is not None:
+            objects = manifests.load(cluster.manifests)
+            manifests.check(objects)
+            replace_file(cluster.manifests_file, manifests.dump(objects))
+            namespaces.share(cluster.netns("x").parent)
         replace_file(cluster.directory / LAB_FILE, labfile.to_json(cluster))
         _start_supervisor(cluster, say)
         (cluster.directory / _STARTER).unlink()
@@ -284,6 +294,7 @@ def down(directory: Path) -> bool:
     namespaces.kill_inside(paths)
     for path in paths:
         namespaces.remove(path)
+    namespaces.unmount(directory / "netns")
     shutil.rmtree(directory)
     with contextlib.suppress(OSError):  # other labs are there
         directory.parent.rmdir()

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
 _MS_BIND = 4096
+_MS_SHARED = 1 << 20
 _MNT_DETACH = 2
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
@@ -80,9 +81,23 @@ def create(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove the namespace at `path`; one that is not there is no error."""
+    unmount(path)
+    path.unlink(missing_ok=True)
+
+
+def share(directory: Path) -> None:
+    """Have what is mounted below the directory seen in other mount namespaces too, as on a host. Raises LabError."""
+    try:
+        _checked("mount", _libc.mount(bytes(directory), bytes(directory), None, _MS_BIND, None))
+        _checked("mount", _libc.mount(None, bytes(directory), None, _MS_SHARED, None))
+    except OSError as err:
+        raise LabError(f"cannot share the mounts of {directory} ({err})", remedy="run as root") from err
+
+
+def unmount(path: Path) -> None:
+    """Take away every mount on `path`."""
     while _libc.umount2(bytes(path), _MNT_DETACH) == 0:
         pass
-    path.unlink(missing_ok=True)
 
 
 def enter(path: Path) -> None:

@@ -39,6 +39,9 @@ class LabPodSpec(KubeStruct, frozen=True, kw_only=True):
     host_network: bool = False
     node_selector: dict[str, str] | None = None
     containers: tuple[LabContainer, ...] | None = None
+    init_containers: tuple[LabContainer, ...] | None = None
+    tolerations: tuple[dict[str, Any], ...] | None = None
+    affinity: dict[str, Any] | None = None
 
 
 class LabPodStatus(KubeStruct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from k8s_ovs.errors import LabError
 from k8s_ovs.lab.cluster import ETCD_PREFIX, Cluster, Node
-from k8s_ovs.lab.commands import ovs_environment
+from k8s_ovs.lab.commands import etcd_environment, ovs_environment
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 _OWN = Path(sys.executable).parent
@@ -75,7 +75,8 @@ def find(cluster: Cluster, target: str) -> Place:
             return Place(host.netns, host_environment(cluster, host))
     if target in ("control", "outside"):
         inside = {"KUBECONFIG": str(cluster.control_kubeconfig)} if target == "control" else {}
-        return Place(cluster.netns(target), {**_etcd_environment(cluster.etcd_endpoint), **inside})
+        etcd = {**_etcd_environment(cluster.etcd_endpoint), **etcd_environment(cluster)}
+        return Place(cluster.netns(target), {**etcd, **inside})
     existing = pods(cluster)
     for pod in existing:
         if target == pod.title:
@@ -89,6 +90,7 @@ def host_environment(cluster: Cluster, host: Node) -> dict[str, str]:
     return {
         **ovs_environment(host),
         **_etcd_environment(cluster.etcd_endpoint),
+        **etcd_environment(cluster),
         "K8S_OVS_HOSTNAME": host.name,
         "K8S_OVS_OVS_RUNDIR": str(host.ovs_rundir),
     }

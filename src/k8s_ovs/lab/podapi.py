@@ -5,6 +5,7 @@ Used by the kubelet and its workers. Raises KubeError's kinds, except where it s
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from k8s_ovs.errors import KubeError
@@ -20,9 +21,13 @@ log = logging.getLogger(__name__)
 
 
 class PodApi:
-    """`async with PodApi(credentials) as api`. `client` is the product's own client, for reading."""
+    """`async with PodApi(credentials) as api`. `client` is the product's own client, for reading.
 
-    def __init__(self, credentials: Credentials) -> None:
+    `token_seconds` is how long tokens of service accounts live that are asked for here.
+    """
+
+    def __init__(self, credentials: Credentials, *, token_seconds: int = 3607) -> None:
+        self.token_seconds = token_seconds
         self.client = KubeClient(credentials, component="kubelet")
         self._transport = Transport(credentials, agent="kubelet", timeout=DEFAULT_TIMEOUT, clock=SYSTEM_CLOCK)
 
@@ -76,6 +81,19 @@ class PodApi:
             await self.client.create_event(about, reason, message, warning=True)
         except KubeError as err:
             log.warning("pod %s: event %s not written: %s", pod.title, reason, err)
+
+    async def read(self, path: str) -> dict[str, Any]:
+        """One object or list as the API has it."""
+        found: dict[str, Any] = json.loads(await self._transport.send(Call("GET", path)))
+        return found
+
+    async def post(self, path: str, body: dict[str, Any], query: Mapping[str, str] | None = None) -> bytes:
+        """Create something; the answer."""
+        return await self._transport.send(Call("POST", path, query or {}, json.dumps(body).encode()))
+
+    async def delete(self, path: str, options: dict[str, Any]) -> None:
+        """Delete something."""
+        await self._send("DELETE", path, options)
 
     async def _send(self, method: str, path: str, body: dict[str, Any]) -> None:
         await self._transport.send(Call(method, path, body=json.dumps(body).encode()))

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from k8s_ovs.lab.objects import LabPod
 from k8s_ovs.lab.podapi import PodApi
 from k8s_ovs.lab.podlink import PodServerLink
 from k8s_ovs.lab.state import replace_file
+from k8s_ovs.lab.workloads.volumes import NETNS_SEEN, PLUGINS_SEEN, host_path
 from k8s_ovs.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -31,9 +33,14 @@ _PARALLEL = 20
 class NodeHandle:
     """What the workers of one node share."""
 
-    def __init__(self, cluster: Cluster, node: Node) -> None:
+    def __init__(self, cluster: Cluster, node: Node, view: Callable[[], int | None] | None = None) -> None:
         self.node = node
-        self.chain = Chain(node.netns, cluster.cni_bin)
+        self.netns_seen = NETNS_SEEN if view is not None else None
+        if view is None:
+            self.chain = Chain(node.netns, cluster.cni_bin)
+        else:
+            plugins = host_path(cluster, node, str(PLUGINS_SEEN))
+            self.chain = Chain(node.netns, plugins, view=view, seen=PLUGINS_SEEN)
         self.servers = PodServerLink(node.podserver_socket)
         self.slots = asyncio.Semaphore(_PARALLEL)
 
@@ -137,7 +144,7 @@ class PodWorker:
             raise LabError(
                 "network is not ready: no CNI configuration", remedy="wait for the agent of this node"
             )
-        identity = secrets.token_hex(32)
+        identity, seen = secrets.token_hex(32), self._handle.netns_seen
         args = SandboxArgs(
             sandbox=identity,
             netns=self._cluster.pod_netns(identity),
@@ -145,6 +152,7 @@ class PodWorker:
             name=self.pod.metadata.name,
             uid=self.pod.metadata.uid,
             ports=self.pod.port_mappings(),
+            told_netns=seen / self._cluster.pod_netns(identity).name if seen is not None else None,
         )
         namespaces.create(args.netns)
         try:

@@ -31,6 +31,7 @@ class Supervised:
     """One command, kept running until `run` is cancelled; then it is killed.
 
     `on_change` is called after each start and end. While `stopped` says so it is not started; `look` makes it ask again.
+    With `grace` it is asked to end (SIGTERM) and has so many seconds before it is killed.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Supervised:
         self.process_id: ProcessId | None = None
         self.restarts = -1
         self.last_exit: int | None = None
+        self.grace = 0.0
         self._on_change = on_change
         self._stopped = stopped
         self._look = asyncio.Event()
@@ -86,13 +88,25 @@ class Supervised:
         try:
             self.last_exit = await process.wait()
         except asyncio.CancelledError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            await self._end(process)
             raise
         finally:
             self.process_id = None
             self._on_change()
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        try:
+            if self.grace:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+                async with asyncio.timeout(self.grace):
+                    await process.wait()
+        except TimeoutError:
+            pass  # killed below
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 def log_tail(path: Path, lines: int = 8) -> str:

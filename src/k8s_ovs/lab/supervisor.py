@@ -15,17 +15,22 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from k8s_ovs.errors import LabError
-from k8s_ovs.lab import commands, controlplane, fabric, labfile, ovsnode
+from k8s_ovs.errors import KubeError, LabError
+from k8s_ovs.lab import authority, commands, controlplane, fabric, labfile, ovsnode
 from k8s_ovs.lab.cluster import API_PORT, ETCD_PORT, Cluster, Node
 from k8s_ovs.lab.commands import Command
 from k8s_ovs.lab.forward import Forwarder
 from k8s_ovs.lab.kubelet import Kubelet
+from k8s_ovs.lab.podapi import PodApi
 from k8s_ovs.lab.processes import Supervised, log_tail
 from k8s_ovs.lab.processid import ProcessId
 from k8s_ovs.lab.state import LAB_FILE, READY, LabState, Phase, ProcessState
 from k8s_ovs.lab.stopping import marker
 from k8s_ovs.lab.wait import http_ok, until
+from k8s_ovs.lab.workloads import manifests, nodeview
+from k8s_ovs.lab.workloads.controllers import WorkloadControllers
+from k8s_ovs.lab.workloads.pod import Host
+from k8s_ovs.sources.kube.credentials import Credentials, KubeSettings, load_credentials
 
 _START_DEADLINE = 60.0
 
@@ -90,14 +95,19 @@ class Supervisor:
         cluster = self._cluster
         self._progress(f"namespaces and wires: {cluster.node_count} nodes, control, outside")
         await fabric.build(cluster)
-        self._forward(cluster.loopback_etcd, ETCD_PORT)
+        secured = cluster.manifests is not None
+        self._forward(cluster.loopback_etcd, ETCD_PORT, "127.0.0.1" if secured else "")
         self._forward(cluster.loopback_api, API_PORT)
         controlplane.prepare(cluster)
         self._start(commands.etcd(cluster))
         for command in controlplane.processes(cluster):
             self._start(command)
         self._progress("etcd, the Kubernetes API, an Open vSwitch on each node")
-        kubelet = Kubelet(cluster, schedule=not controlplane.has_scheduler(cluster))
+        host = self._pod_host() if secured else None
+        kubelet = Kubelet(cluster, schedule=not controlplane.has_scheduler(cluster), host=host)
+        if secured:
+            for node in cluster.nodes:
+                self._start(nodeview.command(cluster, node))
         async with asyncio.TaskGroup() as group:
             for node in cluster.nodes:
                 group.create_task(self._switch(node), name=f"switch {node.name}")
@@ -109,29 +119,72 @@ class Supervisor:
         if cluster.bare:
             await self._until("the nodes to be registered", kubelet.registered)
             return
-        self._progress("an agent on each node")
-        for node in cluster.nodes:
-            self._start(commands.agent(cluster, node))
+        if secured:
+            await self._apply()
+        else:
+            self._progress("an agent on each node")
+            for node in cluster.nodes:
+                self._start(commands.agent(cluster, node))
         await self._until("all nodes to be Ready", kubelet.all_ready)
 
     async def _records(self) -> None:
         """The network config, as soon as etcd answers."""
         await self._until("etcd to answer", lambda: http_ok(self._cluster.loopback_etcd, "/health"))
-        if not self._cluster.bare:
+        if not self._cluster.bare and self._cluster.manifests is None:
             await self._init_config()
 
     async def _api(self, kubelet: Kubelet) -> None:
         """Kubelets and controllers, as soon as the API answers."""
         await self._until("the Kubernetes API", lambda: controlplane.ready(self._cluster))
         self._group.create_task(kubelet.run(), name="kubelet")
-        if not self._cluster.bare:
+        if self._cluster.manifests is not None:
+            controllers = WorkloadControllers(self._admin())
+            self._group.create_task(controllers.run(), name="workloads")
+        elif not self._cluster.bare:
             for index in range(1, self._cluster.controllers + 1):
                 self._start(commands.controller(self._cluster, index))
 
-    def _forward(self, port: int, target: int) -> None:
-        forwarder = Forwarder(
-            port, self._cluster.netns("control"), (str(self._cluster.networks.control.ip), target)
+    def _admin(self) -> Credentials:
+        return load_credentials(KubeSettings(kubeconfig=self._cluster.kubeconfig))
+
+    async def _apply(self) -> None:
+        """What `kubectl apply` does, for an operator who has none."""
+        self._progress("the manifests are applied")
+        try:
+            async with PodApi(self._admin()) as api:
+                await manifests.apply(api, manifests.load(self._cluster.manifests_file))
+        except KubeError as err:
+            raise LabError(f"the manifests cannot be applied: {err}") from err
+
+    def _pod_host(self) -> Host:
+        """What the pods of the manifests need of us."""
+
+        def track(process: Supervised) -> None:
+            self._processes[process.command.name] = process
+            self._write_state()
+
+        def untrack(process: Supervised) -> None:
+            if self._processes.get(process.command.name) is process:
+                del self._processes[process.command.name]
+            self._write_state()
+
+        def view(node: str) -> int | None:
+            running = self._processes[nodeview.name(node)].process_id
+            return running.pid if running is not None else None
+
+        return Host(
+            track=track,
+            untrack=untrack,
+            changed=self._write_state,
+            view=view,
+            stopped=lambda name: marker(self._cluster.directory, name).exists(),
+            service=(str(self._cluster.kubernetes_ip), "443"),
+            authority=authority.of(self._cluster).ca,
         )
+
+    def _forward(self, port: int, target: int, address: str = "") -> None:
+        address = address or str(self._cluster.networks.control.ip)
+        forwarder = Forwarder(port, self._cluster.netns("control"), (address, target))
         self._group.create_task(forwarder.run(), name=f"forward {port}")
 
     def _start(self, command: Command) -> Supervised:
@@ -174,6 +227,8 @@ class Supervisor:
                 parts.append(
                     f"\n{name} ended {process.restarts} times (last status {process.last_exit}):\n{tail}"
                 )
+        if self._cluster.manifests is not None:
+            parts.append(f"\npods of the manifests:\n{log_tail(self._cluster.logs / 'supervisor.log', 12)}")
         return "".join(parts)
 
     def _write_state(self) -> None:

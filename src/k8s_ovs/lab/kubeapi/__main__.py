@@ -53,6 +53,12 @@ def parse(arguments: list[str]) -> Settings:
         metavar="FILE",
         help="the bearer token that is let in; read again when it changes",
     )
+    add(
+        "--service-account-key",
+        type=Path,
+        metavar="FILE",
+        help="service accounts have tokens, signed with this secret, and the rights that RBAC gives them",
+    )
     add("--tls-cert", type=Path, metavar="FILE")
     add("--tls-key", type=Path, metavar="FILE")
     add("--client-ca", type=Path, metavar="FILE", help="clients need a certificate of this CA (or the token)")
@@ -75,6 +81,7 @@ def parse(arguments: list[str]) -> Settings:
         journal=options.journal,
         service_cidr=options.service_cidr,
         token_file=options.token,
+        account_key=options.service_account_key,
         tls=TlsFiles(options.tls_cert, options.tls_key, options.client_ca) if options.tls_cert else None,
         advertise=options.advertise,
         bookmark_interval=options.bookmark_interval,

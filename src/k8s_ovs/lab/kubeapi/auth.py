@@ -1,6 +1,7 @@
 """Who is let in: a static bearer token, or a client certificate; TLS contexts.
 
-Called by the server. There are no users and no rights: whoever is let in may do everything.
+Called by the server. Who comes with the static token or a certificate, or when nothing is asked for, is the
+administrator; who comes with a service account's token is that account, and rbac.py tells what it may do.
 """
 
 import hmac
@@ -11,7 +12,9 @@ from aiohttp import web
 
 from k8s_ovs.errors import ConfigError
 from k8s_ovs.lab.kubeapi.answers import unauthorized
+from k8s_ovs.lab.kubeapi.rbac import ADMIN, User
 from k8s_ovs.lab.kubeapi.settings import Settings, TlsFiles
+from k8s_ovs.lab.kubeapi.tokens import ServiceAccountTokens
 
 OPEN_PATHS = ("/healthz", "/livez", "/readyz", "/version")
 
@@ -40,21 +43,27 @@ class TokenFile:
 class Gate:
     """Lets requests in, or not."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, accounts: ServiceAccountTokens | None = None) -> None:
+        self._accounts = accounts
         self._token = TokenFile(settings.token_file) if settings.token_file else None
         certificates = settings.tls is not None and settings.tls.client_ca is not None
-        self._open = self._token is None and not certificates
+        self._open = self._token is None and not certificates and accounts is None
 
-    def check(self, request: web.Request) -> None:
-        """Raise ApiError 401 unless the request has the token or came with a certificate of the client CA."""
+    def identify(self, request: web.Request) -> User:
+        """Who asks. Raises ApiError 401 without a token that is known or a certificate of the client CA."""
         if self._open or request.path in OPEN_PATHS:
-            return
+            return ADMIN
         transport = request.transport
         if transport is not None and transport.get_extra_info("peercert"):
-            return
+            return ADMIN
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if self._token is None or scheme.lower() != "bearer" or not self._token.matches(given.strip()):
-            raise unauthorized()
+        if scheme.lower() == "bearer":
+            if self._token is not None and self._token.matches(given.strip()):
+                return ADMIN
+            user = self._accounts.user(given.strip()) if self._accounts is not None else None
+            if user is not None:
+                return user
+        raise unauthorized()
 
 
 def tls_context(files: TlsFiles) -> ssl.SSLContext:

@@ -7,11 +7,15 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
-from k8s_ovs.lab.kubeapi.resources import Object, Resource, meta
+from k8s_ovs.lab.kubeapi import workloads
+from k8s_ovs.lab.kubeapi.resources import WORKLOADS, Object, Resource, meta
 
 
 def fill(resource: Resource, obj: Object) -> None:
     """Set the defaults of the resource's kind."""
+    if resource in WORKLOADS:
+        workloads.fill(resource, obj)
+        _pod(obj["spec"].setdefault("template", {}))
     filler = _FILLERS.get(resource.id)
     if filler:
         filler(obj)

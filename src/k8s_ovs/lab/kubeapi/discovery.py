@@ -27,7 +27,11 @@ VERSION: Object = {
 def _subresources(resource: Resource) -> list[tuple[str, str, list[str]]]:
     """Name, kind and verbs."""
     found = [("status", resource.kind, ["get", "patch", "update"])] if resource.status else []
-    kinds = {"binding": ("Binding", ["create"]), "finalize": (resource.kind, ["update"])}
+    kinds = {
+        "binding": ("Binding", ["create"]),
+        "finalize": (resource.kind, ["update"]),
+        "token": ("TokenRequest", ["create"]),
+    }
     return found + [(name, *kinds[name]) for name in resource.subresources]
 
 

@@ -12,11 +12,12 @@ from k8s_ovs.lab.kubeapi.deletion import DeleteOptions, Remover
 from k8s_ovs.lab.kubeapi.faults import Faults
 from k8s_ovs.lab.kubeapi.paging import Page, Pages
 from k8s_ovs.lab.kubeapi.registry import Registry, WriteOptions
-from k8s_ovs.lab.kubeapi.resources import PODS, Object, meta
+from k8s_ovs.lab.kubeapi.resources import PODS, SERVICE_ACCOUNTS, Object, meta
 from k8s_ovs.lab.kubeapi.routing import Target
 from k8s_ovs.lab.kubeapi.selectors import Selector
 from k8s_ovs.lab.kubeapi.store import Entry
 from k8s_ovs.lab.kubeapi.streaming import Query, Stream, revision_of
+from k8s_ovs.lab.kubeapi.tokens import ServiceAccountTokens
 from k8s_ovs.lab.kubeapi.watch import Watcher
 
 Handler = Callable[[web.Request, Target], Awaitable[web.StreamResponse]]
@@ -26,8 +27,15 @@ class Handlers:
     """One method for each verb on an object or a collection."""
 
     def __init__(
-        self, registry: Registry, remover: Remover, pages: Pages, faults: Faults, bookmark_interval: float
+        self,
+        registry: Registry,
+        remover: Remover,
+        pages: Pages,
+        faults: Faults,
+        bookmark_interval: float,
+        accounts: ServiceAccountTokens | None = None,
     ) -> None:
+        self._accounts = accounts
         self._registry = registry
         self._remover = remover
         self._pages = pages
@@ -45,6 +53,8 @@ class Handlers:
     def _find(self, method: str, target: Target) -> Handler | None:
         if target.subresource == "binding":
             return self._bind if method == "POST" else None
+        if target.resource is SERVICE_ACCOUNTS and target.subresource == "token":
+            return self._token if method == "POST" and self._accounts is not None else None
         if target.name:
             verbs: dict[str, Handler] = {"GET": self._get, "PUT": self._update, "PATCH": self._patch}
             if not target.subresource:
@@ -136,6 +146,12 @@ class Handlers:
         binding = await responses.read_object(request)
         self._registry.bind(target.key, binding, _write_options(request, target))
         return responses.json_answer(_success(None), 201)
+
+    async def _token(self, request: web.Request, target: Target) -> web.StreamResponse:
+        if self._accounts is None:
+            raise answers.not_allowed(request.method)
+        wanted = await responses.read_object(request)
+        return responses.json_answer(self._accounts.issue(target.key, wanted), 201)
 
     async def _delete(self, request: web.Request, target: Target) -> web.StreamResponse:
         options = await _delete_options(request)

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 
-from k8s_ovs.lab.kubeapi import answers, defaults, schema, strategy, validation
+from k8s_ovs.lab.kubeapi import answers, defaults, schema, strategy, validation, workloads
 from k8s_ovs.lab.kubeapi.nodeports import NodePorts
 from k8s_ovs.lab.kubeapi.resources import (
     NAMESPACES,
     PODS,
     SERVICES,
+    WORKLOADS,
     Key,
     Object,
     Resource,
@@ -190,6 +191,8 @@ class Registry:
             )
         strategy.prepare_update(resource, obj, old.obj, options.subresource)
         self._admit(resource, obj, old.obj)
+        if resource in WORKLOADS:
+            workloads.prepare_update(obj, old.obj)
         if _same(obj, old.obj):
             return old
         if strategy.is_released(obj):

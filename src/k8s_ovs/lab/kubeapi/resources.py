@@ -129,10 +129,34 @@ EVENTS = Resource(
 )
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap", ("cm",))
 SECRETS = Resource("", "v1", "secrets", "Secret", fields=("type",))
-SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount", ("sa",))
+SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount", ("sa",), subresources=("token",))
 ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 LEASES = Resource(
     "coordination.k8s.io", "v1", "leases", "Lease", unconditional_update=False, create_on_update=True
+)
+_APPS, _RBAC = "apps", "rbac.authorization.k8s.io"
+DAEMON_SETS = Resource(_APPS, "v1", "daemonsets", "DaemonSet", ("ds",), status=True, categories=("all",))
+DEPLOYMENTS = Resource(
+    _APPS, "v1", "deployments", "Deployment", ("deploy",), status=True, categories=("all",)
+)
+STATEFUL_SETS = Resource(
+    _APPS, "v1", "statefulsets", "StatefulSet", ("sts",), status=True, categories=("all",)
+)
+WORKLOADS = (DAEMON_SETS, DEPLOYMENTS, STATEFUL_SETS)
+ROLES = Resource(_RBAC, "v1", "roles", "Role")
+CLUSTER_ROLES = Resource(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False)
+ROLE_BINDINGS = Resource(_RBAC, "v1", "rolebindings", "RoleBinding")
+CLUSTER_ROLE_BINDINGS = Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
+PRIORITY_CLASSES = Resource(
+    "scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", ("pc",), namespaced=False
+)
+DISRUPTION_BUDGETS = Resource(
+    "policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", ("pdb",), status=True
+)
+VOLUMES = Resource("", "v1", "persistentvolumes", "PersistentVolume", ("pv",), namespaced=False, status=True)
+VOLUME_CLAIMS = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", ("pvc",), status=True)
+STORAGE_CLASSES = Resource(
+    "storage.k8s.io", "v1", "storageclasses", "StorageClass", ("sc",), namespaced=False
 )
 
 RESOURCES: tuple[Resource, ...] = (
@@ -147,6 +171,16 @@ RESOURCES: tuple[Resource, ...] = (
     SERVICE_ACCOUNTS,
     ENDPOINT_SLICES,
     LEASES,
+    VOLUMES,
+    VOLUME_CLAIMS,
+    *WORKLOADS,
+    ROLES,
+    CLUSTER_ROLES,
+    ROLE_BINDINGS,
+    CLUSTER_ROLE_BINDINGS,
+    PRIORITY_CLASSES,
+    DISRUPTION_BUDGETS,
+    STORAGE_CLASSES,
 )
 BY_ID: dict[str, Resource] = {resource.id: resource for resource in RESOURCES}
 BY_PATH: dict[tuple[str, str, str], Resource] = {(r.group, r.version, r.plural): r for r in RESOURCES}

@@ -163,8 +163,66 @@ _ENDPOINT: Schema = {
     "hints": ANY,
 }
 _PORT: Schema = {"name": str, "port": int, "protocol": str, "appProtocol": str}
+_SELECTOR: Schema = {"matchLabels": _STRINGS, "matchExpressions": ANY}
+_TEMPLATE: Schema = {"metadata": _META, "spec": _POD_SPEC}
+_ROLLING: Schema = {
+    "type": str,
+    "rollingUpdate": {**_fields(INT_OR_STRING, "maxUnavailable maxSurge"), "partition": int},
+}
+_WORKLOAD: Schema = {
+    "selector": _SELECTOR,
+    "template": _TEMPLATE,
+    **_fields(int, "minReadySeconds revisionHistoryLimit replicas"),
+}
+_REPLICAS = "replicas readyReplicas availableReplicas unavailableReplicas updatedReplicas currentReplicas"
+_SCHEDULED = "currentNumberScheduled desiredNumberScheduled updatedNumberScheduled numberMisscheduled"
+_WORKLOAD_STATUS: Schema = {
+    **_fields(int, f"observedGeneration collisionCount terminatingReplicas {_REPLICAS}"),
+    **_fields(int, f"numberReady numberAvailable numberUnavailable {_SCHEDULED}"),
+    **_fields(str, "currentRevision updateRevision"),
+    "conditions": [{**_CONDITION, "lastUpdateTime": str}],
+}
+_RULE: Schema = _fields([str], "verbs apiGroups resources resourceNames nonResourceURLs")
+_SUBJECT: Schema = _fields(str, "kind apiGroup name namespace")
+_BINDING: Schema = _kind(roleRef=_fields(str, "apiGroup kind name"), subjects=[_SUBJECT])
 
 SCHEMAS: dict[str, Schema] = {
+    "apps/daemonsets": _kind(spec={**_WORKLOAD, "updateStrategy": _ROLLING}, status=_WORKLOAD_STATUS),
+    "apps/deployments": _kind(
+        spec={**_WORKLOAD, "strategy": _ROLLING, "paused": bool, "progressDeadlineSeconds": int},
+        status=_WORKLOAD_STATUS,
+    ),
+    "apps/statefulsets": _kind(
+        spec={
+            **_WORKLOAD,
+            "updateStrategy": _ROLLING,
+            **_fields(str, "serviceName podManagementPolicy"),
+            **_fields(ANY, "volumeClaimTemplates persistentVolumeClaimRetentionPolicy ordinals"),
+        },
+        status=_WORKLOAD_STATUS,
+    ),
+    "rbac.authorization.k8s.io/roles": _kind(rules=[_RULE]),
+    "rbac.authorization.k8s.io/clusterroles": _kind(rules=[_RULE], aggregationRule=ANY),
+    "rbac.authorization.k8s.io/rolebindings": _BINDING,
+    "rbac.authorization.k8s.io/clusterrolebindings": _BINDING,
+    "scheduling.k8s.io/priorityclasses": _kind(
+        value=int, globalDefault=bool, **_fields(str, "description preemptionPolicy")
+    ),
+    "policy/poddisruptionbudgets": _kind(
+        spec={
+            "selector": _SELECTOR,
+            **_fields(INT_OR_STRING, "minAvailable maxUnavailable"),
+            "unhealthyPodEvictionPolicy": str,
+        },
+        status=ANY,
+    ),
+    "persistentvolumes": _kind(spec=ANY, status=ANY),
+    "persistentvolumeclaims": _kind(spec=ANY, status=ANY),
+    "storage.k8s.io/storageclasses": _kind(
+        **_fields(str, "provisioner reclaimPolicy volumeBindingMode"),
+        **_fields(ANY, "parameters mountOptions allowedTopologies"),
+        allowVolumeExpansion=bool,
+    ),
     "namespaces": _kind(spec={"finalizers": [str]}, status={"phase": str, "conditions": [_CONDITION]}),
     "nodes": _kind(spec=_NODE_SPEC, status=_NODE_STATUS),
     "pods": _kind(spec=_POD_SPEC, status=_POD_STATUS),

@@ -1,6 +1,6 @@
 """The API server as a whole: puts the parts together, listens, and sends each request where it belongs.
 
-Used by __main__ (a process of its own) and by tests. Order for each request: faults, credentials, path.
+Used by __main__ (a process of its own) and by tests. Order for each request: faults, credentials, rights, path.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from k8s_ovs.errors import LabError
-from k8s_ovs.lab.kubeapi import answers, auth, discovery, openapi, responses, routing
+from k8s_ovs.lab.kubeapi import answers, auth, discovery, openapi, rbac, responses, routing
 from k8s_ovs.lab.kubeapi.controller import EndpointsController
 from k8s_ovs.lab.kubeapi.deletion import NamespacePurge, Remover
 from k8s_ovs.lab.kubeapi.faults import Faults
@@ -25,6 +25,7 @@ from k8s_ovs.lab.kubeapi.resources import Object
 from k8s_ovs.lab.kubeapi.seed import seed
 from k8s_ovs.lab.kubeapi.settings import Settings
 from k8s_ovs.lab.kubeapi.store import Store
+from k8s_ovs.lab.kubeapi.tokens import ServiceAccountTokens, load_key
 
 _LOG = logging.getLogger(__name__)
 _MAX_BODY = 3 << 20
@@ -41,10 +42,13 @@ class ApiServer:
         self.pages = Pages()
         self.faults = Faults(self._forget)
         self.addresses: list[tuple[str, int]] = []
-        self._gate = auth.Gate(settings)
+        key = settings.account_key
+        self._accounts = ServiceAccountTokens(self.store, load_key(key)) if key else None
+        self._gate = auth.Gate(settings, self._accounts)
+        self._authorizer = rbac.Authorizer(self.store)
         self._remover = Remover(self.registry)
         self._handlers = Handlers(
-            self.registry, self._remover, self.pages, self.faults, settings.bookmark_interval
+            self.registry, self._remover, self.pages, self.faults, settings.bookmark_interval, self._accounts
         )
         self._controllers: list[NamespacePurge | EndpointsController] = []
         self._runner: web.AppRunner | None = None
@@ -139,8 +143,11 @@ class ApiServer:
             return await self._lab_faults(request)
         if path not in auth.OPEN_PATHS:  # a health probe of the lab must not use up what a test has ordered
             await self._misbehave(request)
-        self._gate.check(request)
-        if path.startswith(("/api/", "/apis/")) and (target := routing.parse(path)) is not None:
+        user = self._gate.identify(request)
+        target = routing.parse(path) if path.startswith(("/api/", "/apis/")) else None
+        if path not in auth.OPEN_PATHS:
+            self._authorizer.check(user, rbac.wish(request, target))
+        if target is not None:
             return await self._handlers.handle(request, target)
         return self._fixed(request)
 

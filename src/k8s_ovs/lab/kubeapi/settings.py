@@ -25,7 +25,8 @@ class Settings:
 
     `listen` are addresses to bind (port 0 lets the kernel choose), `fds` sockets that listen already. Without a
     journal, state ends with the process. `token_file` holds the one bearer token that is let in; it is read again when
-    it changes. `advertise` (address, port) is where pods find the API behind the Service default/kubernetes.
+    it changes. With `account_key` (a file, made if it is missing) service accounts have tokens, signed with it, and RBAC
+    tells what they may do. `advertise` (address, port) is where pods find the API behind the Service default/kubernetes.
     `bookmark_interval` is in seconds.
     """
 
@@ -34,6 +35,7 @@ class Settings:
     journal: Path | None = None
     service_cidr: IPv4Network = DEFAULT_SERVICE_CIDR
     token_file: Path | None = None
+    account_key: Path | None = None
     tls: TlsFiles | None = None
     advertise: tuple[str, int] | None = None
     bookmark_interval: float = 15.0

@@ -25,17 +25,24 @@ _CONTAINER = {
     "volumeDevices": "devicePath",
 }
 _CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
+_POD = {
+    **{f"spec.{group}": "name" for group in _CONTAINERS},
+    **{f"spec.{group}.{name}": key for group in _CONTAINERS for name, key in _CONTAINER.items()},
+    "spec.volumes": "name",
+    "spec.imagePullSecrets": "name",
+    "spec.hostAliases": "ip",
+    "spec.topologySpreadConstraints": "topologyKey",
+    "spec.resourceClaims": "name",
+    "spec.schedulingGates": "name",
+}
+_WORKLOAD = {f"spec.template.{path}": key for path, key in _POD.items()} | {"status.conditions": "type"}
 
 MERGE_KEYS: dict[str, dict[str, str]] = {
+    "apps/daemonsets": _WORKLOAD,
+    "apps/deployments": _WORKLOAD,
+    "apps/statefulsets": _WORKLOAD,
     "pods": {
-        **{f"spec.{group}": "name" for group in _CONTAINERS},
-        **{f"spec.{group}.{name}": key for group in _CONTAINERS for name, key in _CONTAINER.items()},
-        "spec.volumes": "name",
-        "spec.imagePullSecrets": "name",
-        "spec.hostAliases": "ip",
-        "spec.topologySpreadConstraints": "topologyKey",
-        "spec.resourceClaims": "name",
-        "spec.schedulingGates": "name",
+        **_POD,
         "status.conditions": "type",
         "status.podIPs": "ip",
     },

@@ -5,8 +5,19 @@ Called by the registry. Pure: objects in, objects or problems out.
 
 from typing import Any
 
+from k8s_ovs.lab.kubeapi import workloads
 from k8s_ovs.lab.kubeapi.answers import Problem
-from k8s_ovs.lab.kubeapi.resources import CONFIG_MAPS, NODES, PODS, SECRETS, Object, Resource, field, meta
+from k8s_ovs.lab.kubeapi.resources import (
+    CONFIG_MAPS,
+    NODES,
+    PODS,
+    SECRETS,
+    WORKLOADS,
+    Object,
+    Resource,
+    field,
+    meta,
+)
 
 _KEPT = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName")
 _POD_SPEC_MAY_CHANGE = ("activeDeadlineSeconds", "terminationGracePeriodSeconds", "tolerations")
@@ -23,6 +34,8 @@ def prepare_create(resource: Resource, obj: Object) -> None:
         obj.pop("status", None)
     if resource is PODS:
         obj["status"] = {"phase": "Pending", "qosClass": _qos_class(obj)}
+    if resource in WORKLOADS:
+        workloads.prepare_create(obj)
 
 
 def prepare_update(resource: Resource, obj: Object, old: Object, subresource: str) -> None:
@@ -56,6 +69,8 @@ def check_update(resource: Resource, obj: Object, old: Object) -> list[Problem]:
     """Problems of fields that may not change."""
     if resource is PODS and _fixed(obj) != _fixed(old):
         return [Problem.forbidden("spec", _POD_SPEC_TEXT)]
+    if resource in WORKLOADS:
+        return workloads.check_update(obj, old)
     frozen = resource in (CONFIG_MAPS, SECRETS) and old.get("immutable")
     if frozen and any(obj.get(name) != old.get(name) for name in ("data", "binaryData", "immutable")):
         return [Problem.forbidden("data", "field is immutable when `immutable` is set")]

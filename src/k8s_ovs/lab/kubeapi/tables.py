@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from k8s_ovs.lab.kubeapi import podtable
+from k8s_ovs.lab.kubeapi import podtable, workloads
 from k8s_ovs.lab.kubeapi.durations import age
 from k8s_ovs.lab.kubeapi.resources import Object, Resource, field, meta
 from k8s_ovs.lab.kubeapi.store import Entry
@@ -180,6 +180,7 @@ def _event_source(event: Object) -> str:
 
 _NAME = Column("Name", _name)
 _AGE = Column("Age", _age)
+_CREATED = Column("Created At", _at("metadata.creationTimestamp"))
 
 _COLUMNS: dict[str, tuple[Column, ...]] = {
     "namespaces": (_NAME, Column("Status", _at("status.phase", "")), _AGE),
@@ -238,5 +239,37 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("Endpoints", _slice_endpoints),
         _AGE,
     ),
+    "apps/daemonsets": (
+        _NAME,
+        Column("Desired", workloads.number("status.desiredNumberScheduled"), type="integer"),
+        Column("Current", workloads.number("status.currentNumberScheduled"), type="integer"),
+        Column("Ready", workloads.number("status.numberReady"), type="integer"),
+        Column("Up-to-date", workloads.number("status.updatedNumberScheduled"), type="integer"),
+        Column("Available", workloads.number("status.numberAvailable"), type="integer"),
+        Column("Node Selector", _labels("spec.template.spec.nodeSelector")),
+        _AGE,
+    ),
+    "apps/deployments": (
+        _NAME,
+        Column("Ready", workloads.ready_of),
+        Column("Up-to-date", workloads.number("status.updatedReplicas"), type="integer"),
+        Column("Available", workloads.number("status.availableReplicas"), type="integer"),
+        _AGE,
+    ),
+    "apps/statefulsets": (_NAME, Column("Ready", workloads.ready_of), _AGE),
+    "rbac.authorization.k8s.io/roles": (_NAME, _CREATED),
+    "rbac.authorization.k8s.io/clusterroles": (_NAME, _CREATED),
+    "rbac.authorization.k8s.io/rolebindings": (_NAME, Column("Role", workloads.role_of), _AGE),
+    "rbac.authorization.k8s.io/clusterrolebindings": (_NAME, Column("Role", workloads.role_of), _AGE),
+    "scheduling.k8s.io/priorityclasses": (_NAME, Column("Value", workloads.number("value")), _AGE),
+    "policy/poddisruptionbudgets": (
+        _NAME,
+        Column("Min Available", _at("spec.minAvailable", "N/A")),
+        Column("Max Unavailable", _at("spec.maxUnavailable", "N/A")),
+        _AGE,
+    ),
+    "persistentvolumes": (_NAME, Column("Status", _at("status.phase", "")), _AGE),
+    "persistentvolumeclaims": (_NAME, Column("Status", _at("status.phase", "")), _AGE),
+    "storage.k8s.io/storageclasses": (_NAME, Column("Provisioner", _at("provisioner", "")), _AGE),
     "coordination.k8s.io/leases": (_NAME, Column("Holder", _at("spec.holderIdentity", "")), _AGE),
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
+from k8s_ovs.lab.kubeapi import workloads
 from k8s_ovs.lab.kubeapi.answers import Problem
 from k8s_ovs.lab.kubeapi.resources import Object, Resource, field, meta
 
@@ -68,6 +69,9 @@ def _metadata(resource: Resource, obj: Object) -> list[Problem]:
     elif resource.id == "services":
         if not _matches(_LABEL_1035, name, 63):
             problems.append(Problem.invalid("metadata.name", name, LABEL_1035_TEXT))
+    elif resource.group == "rbac.authorization.k8s.io":  # path segments: "system:node" is one
+        if "/" in name or "%" in name or name in (".", ".."):
+            problems.append(Problem.invalid("metadata.name", name, "may not contain '/' or '%'"))
     elif not _matches(_SUBDOMAIN, name, 253):
         problems.append(Problem.invalid("metadata.name", name, SUBDOMAIN_TEXT))
     for key, value in meta(obj).get("labels", {}).items():
@@ -303,4 +307,11 @@ _RULES: dict[str, Callable[[Object], list[Problem]]] = {
     "events": _event,
     "discovery.k8s.io/endpointslices": _endpoint_slice,
     "coordination.k8s.io/leases": _lease,
+    "apps/daemonsets": workloads.check,
+    "apps/deployments": workloads.check,
+    "apps/statefulsets": workloads.check,
+    "rbac.authorization.k8s.io/roles": workloads.check_role,
+    "rbac.authorization.k8s.io/clusterroles": workloads.check_role,
+    "rbac.authorization.k8s.io/rolebindings": workloads.check_binding,
+    "rbac.authorization.k8s.io/clusterrolebindings": workloads.check_binding,
 }

@@ -1,0 +1,355 @@
+"""One pod whose containers are processes: volumes, init containers, containers, probes, status, and the end of it all.
+
+Started by the lab's kubelet for pods with an image of this project, which tells it what the API says of the pod. One
+worker for each pod (uid).
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from k8s_ovs.errors import KubeConflict, KubeError, KubeNotFound, LabError
+from k8s_ovs.lab import commands
+from k8s_ovs.lab.cluster import Cluster, Node
+from k8s_ovs.lab.objects import LabPod, now
+from k8s_ovs.lab.podapi import PodApi
+from k8s_ovs.lab.processes import Supervised, log_tail
+from k8s_ovs.lab.workloads import boxes, environment, podstatus, probing
+from k8s_ovs.lab.workloads.environment import Sources
+from k8s_ovs.lab.workloads.objects import PodObjects
+from k8s_ovs.lab.workloads.podstatus import Told
+from k8s_ovs.lab.workloads.spec import IMAGE_PREFIX, Container, PodSpec, Probe, Security, parse
+from k8s_ovs.lab.workloads.volumes import Volumes
+from k8s_ovs.runtime.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+_REFRESH = 2.0
+"""Seconds between looks at ConfigMaps, Secrets and the token. A kubelet takes up to a minute; tests need not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the supervisor does for the workers: knows their processes, and where the API is for pods."""
+
+    track: Callable[[Supervised], None]
+    untrack: Callable[[Supervised], None]
+    changed: Callable[[], None]
+    view: Callable[[str], int | None]
+    stopped: Callable[[str], bool]
+    service: tuple[str, str]
+    authority: Path
+
+
+def is_ours(pod: LabPod) -> bool:
+    """Whether a pod's containers are run as processes: one has an image of this project."""
+    groups = (*(pod.spec.init_containers or ()), *(pod.spec.containers or ()))
+    return any(container.image.startswith(IMAGE_PREFIX) for container in groups)
+
+
+class ProcessPod:
+    """Makes one pod so, and keeps it so until it is deleted. The interface is that of PodWorker."""
+
+    def __init__(self, cluster: Cluster, node: Node, api: PodApi, pod: LabPod, host: Host) -> None:
+        self.pod = pod
+        self._cluster, self._node, self._api, self._host = cluster, node, api, host
+        self._exists = True
+        self._changed = asyncio.Event()
+        self._dirty = asyncio.Event()
+        self._folder = node.directory / "pods" / pod.metadata.uid
+        self._told: dict[str, Told] = {}
+        self._processes: dict[str, Supervised] = {}
+        self._conditions = podstatus.Conditions()
+        self._begun = now()
+        self._said = ""
+        self._objects = PodObjects(api, pod)
+        self._spec: PodSpec | None = None
+
+    def update(self, pod: LabPod | None) -> None:
+        """What the API says now; None: the pod is gone."""
+        if pod is None:
+            self._exists = False
+        else:
+            self.pod = pod
+        self._changed.set()
+
+    @property
+    def _unwanted(self) -> bool:
+        return not self._exists or self.pod.metadata.deletion_timestamp is not None
+
+    async def run(self) -> None:
+        """Live with the pod. Returns when nothing of it is left."""
+        async with asyncio.TaskGroup() as tasks:
+            life = tasks.create_task(self._live(), name=f"{self.pod.title} life")
+            while not self._unwanted:
+                self._changed.clear()
+                if not self._unwanted:
+                    await self._changed.wait()
+            for process in self._processes.values():
+                process.grace = self._spec.grace if self._spec is not None else 0.0
+            life.cancel()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        await self._last_word()
+
+    async def _last_word(self) -> None:
+        backoff = Backoff(base=0.2, cap=5.0, floor=0.1)
+        while self._exists:
+            try:
+                await self._api.delete_now(self.pod)
+                return
+            except (KubeNotFound, KubeConflict):
+                return
+            except KubeError as err:
+                log.warning("pod %s: %s", self.pod.title, err)
+                await asyncio.sleep(backoff.next())
+
+    async def _live(self) -> None:
+        backoff = Backoff(base=0.4, cap=5.0, floor=0.2)
+        while True:
+            try:
+                raw = await self._objects.read()
+                spec = self._spec = parse(raw["spec"], f"pod {self.pod.title}")
+                self._told = {c.name: Told() for c in (*spec.init, *spec.containers)}
+                volumes = Volumes(self._cluster, self._node, self._folder, spec, self._claim)
+                sources = await self._refresh(raw, volumes)
+                boxed = {c.name: self._box(c, sources, volumes) for c in (*spec.init, *spec.containers)}
+                break
+            except KubeNotFound:
+                pass  # the watch tells
+            except (LabError, KubeError, OSError) as err:
+                await self._complain(
+                    "FailedMount" if isinstance(err, environment.Missing) else "Failed", str(err)
+                )
+            await asyncio.sleep(backoff.next())
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tell_status(spec), name=f"{self.pod.title} status")
+            tasks.create_task(self._keep_fresh(raw, volumes), name=f"{self.pod.title} volumes")
+            for container in spec.init:
+                await self._run_init(container, boxed[container.name].argv)
+            for container in spec.containers:
+                self._start(tasks, container, boxed[container.name])
+
+    def _claim(self, name: str) -> Any:
+        """Every claim is a directory of the lab's own: its volumes live as long as the lab."""
+        place = self._cluster.directory / "claims" / self.pod.metadata.namespace / name
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    async def _refresh(self, raw: dict[str, Any], volumes: Volumes) -> Sources:
+        config_maps, secrets = await self._objects.sources(volumes.spec)
+        sources = Sources(raw, str(self._node.ip), config_maps, secrets, self._host.service)
+        volumes.refresh(sources)
+        if volumes.spec.token:
+            token = await self._objects.token(volumes.spec.account)
+            volumes.write_account(token, self._host.authority.read_bytes(), self.pod.metadata.namespace)
+        return sources
+
+    async def _keep_fresh(self, raw: dict[str, Any], volumes: Volumes) -> None:
+        while True:
+            await asyncio.sleep(_REFRESH)
+            try:
+                await self._refresh(raw, volumes)
+            except (LabError, KubeError, OSError) as err:
+                log.warning("pod %s: volumes are as they were: %s", self.pod.title, err)
+
+    def _box(self, container: Container, sources: Sources, volumes: Volumes) -> "_Boxed":
+        values = environment.build(container, sources)
+        box = boxes.Box(
+            argv=[environment.expand(word, values) for word in container.argv],
+            environment=values,
+            mounts=volumes.mounts(container),
+            hostname=self._node.name,
+            directory=container.directory,
+            capabilities=_capabilities(container.security),
+            read_only_root=container.security.read_only_root,
+            user=container.security.user,
+            group=container.security.group,
+        )
+        return _Boxed(boxes.write(box, self._cluster, self._folder / "boxes", container.name), values)
+
+    def _command(self, container: Container, argv: tuple[str, ...]) -> commands.Command:
+        name = f"{self._node.name}/{container.name}"
+        file = self._cluster.logs / f"{self._node.name}-{container.name}.log"
+        return commands.Command(name=name, argv=argv, netns=self._node.netns, log=file)
+
+    async def _run_init(self, container: Container, argv: tuple[str, ...]) -> None:
+        """Run an init container until it has succeeded."""
+        told, command = self._told[container.name], self._command(container, argv)
+        backoff = Backoff(base=0.5, cap=10.0, floor=0.2)
+        while True:
+            with command.log.open("ab") as file:
+                process = await asyncio.create_subprocess_exec(
+                    *command.full_argv,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    start_new_session=True,
+                )
+            told.pid, told.since = process.pid, now()
+            self._dirty.set()
+            try:
+                status = await process.wait()
+            except asyncio.CancelledError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+                raise
+            told.pid, told.ended, told.since = None, status, now()
+            told.waiting = "" if status == 0 else "CrashLoopBackOff"
+            self._dirty.set()
+            if status == 0:
+                return
+            told.restarts += 1
+            told.message = log_tail(command.log, 3)
+            await self._complain(
+                "BackOff", f"init container {container.name} failed ({status}): {told.message}"
+            )
+            await asyncio.sleep(backoff.next())
+
+    def _start(self, tasks: asyncio.TaskGroup, container: Container, boxed: "_Boxed") -> None:
+        told, command = self._told[container.name], self._command(container, boxed.argv)
+        told.waiting = "ContainerCreating"
+
+        def changed() -> None:
+            running = process.process_id
+            if running is None or (told.pid not in (None, running.pid)):
+                told.ready = told.started = False
+            told.pid = running.pid if running is not None else None
+            told.restarts, told.ended = max(process.restarts, 0), process.last_exit
+            told.waiting = "" if running is not None else "CrashLoopBackOff"
+            told.since = now()
+            if running is not None and not container.probes:
+                told.ready = told.started = True
+            self._dirty.set()
+            self._host.changed()
+
+        process = Supervised(command, on_change=changed, stopped=lambda: self._host.stopped(command.name))
+        self._processes[container.name] = process
+        self._host.track(process)
+        tasks.create_task(self._supervise(process), name=command.name)
+        if container.probes:
+            tasks.create_task(
+                self._probe(container, process, boxed.environment), name=f"{command.name} probes"
+            )
+
+    async def _supervise(self, process: Supervised) -> None:
+        try:
+            await process.run()
+        finally:
+            self._host.untrack(process)
+
+    async def _probe(self, container: Container, process: Supervised, env: dict[str, str]) -> None:
+        """Startup first, then liveness and readiness; anew for each start of the process."""
+        while True:
+            running = process.process_id
+            if running is None:
+                self._dirty.clear()
+                await self._dirty.wait()
+                continue
+            watch = asyncio.create_task(
+                self._probe_one(container, process, env), name=f"{process.command.name} probe"
+            )
+            try:
+                while process.process_id == running:
+                    await asyncio.sleep(0.05)
+            finally:
+                watch.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await watch
+
+    async def _probe_one(self, container: Container, process: Supervised, env: dict[str, str]) -> None:
+        told, probes = self._told[container.name], container.probes
+
+        def enter() -> Sequence[str] | None:
+            if process.process_id is None:
+                return None
+            return ("nsenter", f"--target={process.process_id.pid}", "--mount", "--net", "--uts", "--")
+
+        target = probing.Target(self._node.netns, str(self._node.ip), enter, env)
+
+        async def watch(probe: Probe, tell: Callable[[bool, str], None]) -> None:
+            await probing.watch(probe, lambda: probing.ask(probe, container, target), tell)
+
+        startup = asyncio.Event()
+
+        def started(good: bool, said: str) -> None:
+            if good:
+                startup.set()
+            elif not startup.is_set():
+                self._kill(container, process, f"Startup probe failed: {said}")
+
+        def alive(good: bool, said: str) -> None:
+            if not good:
+                self._kill(container, process, f"Liveness probe failed: {said}")
+
+        def ready(good: bool, said: str) -> None:
+            if told.ready != good:
+                told.ready, told.message = good, said
+                self._dirty.set()
+
+        async with asyncio.TaskGroup() as tasks:
+            if "startupProbe" in probes:
+                first = tasks.create_task(watch(probes["startupProbe"], started), name="startup")
+                await startup.wait()
+                first.cancel()
+            told.started = True
+            if "livenessProbe" in probes:
+                tasks.create_task(watch(probes["livenessProbe"], alive), name="liveness")
+            if "readinessProbe" in probes:
+                tasks.create_task(watch(probes["readinessProbe"], ready), name="readiness")
+            else:
+                ready(True, "")
+
+    def _kill(self, container: Container, process: Supervised, why: str) -> None:
+        log.warning("pod %s: container %s is started again: %s", self.pod.title, container.name, why)
+        if process.process_id is not None:
+            process.process_id.signal(signal.SIGKILL)
+
+    async def _tell_status(self, spec: PodSpec) -> None:
+        last = ""
+        while True:
+            self._dirty.clear()
+            status = podstatus.status(spec, self._told, str(self._node.ip), self._conditions, self._begun)
+            text = json.dumps(status)
+            if text != last:
+                try:
+                    await self._api.set_status(self.pod, status)
+                    last = text
+                except (KubeNotFound, KubeConflict):
+                    last = text  # the watch tells
+                except KubeError as err:
+                    log.warning("pod %s: status not told: %s", self.pod.title, err)
+                    await asyncio.sleep(0.5)
+                    continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._dirty.wait()
+
+    async def _complain(self, reason: str, message: str) -> None:
+        """Say why the pod does not run, where people look for it; once."""
+        if message == self._said:
+            return
+        self._said = message
+        log.warning("pod %s: %s", self.pod.title, message)
+        await self._api.tell(self.pod, reason, message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Boxed:
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+
+
+def _capabilities(security: Security) -> frozenset[str] | None:
+    if security.privileged:
+        return None
+    if "ALL" in security.dropped:
+        return security.added
+    return (boxes.DEFAULT_CAPABILITIES - security.dropped) | security.added
