@@ -16,7 +16,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,11 @@ def remote(number: int) -> str:
     return f"198.51.100.{number + 1}"
 
 
+def add_node(api: SecureApi, name: str, address: str) -> None:
+    status = {"addresses": [{"type": "InternalIP", "address": address}]}
+    api.call("POST", "/api/v1/nodes", {"metadata": {"name": name}, "status": status})
+
+
 class Load(threading.Thread):
     """Nodes come as fast as it goes, and every third leaves again: each is news to controller, etcd and agent."""
 
@@ -151,23 +156,16 @@ class Load(threading.Thread):
         self.enough = threading.Event()
 
     def run(self) -> None:
-        while not self.enough.wait(0.02) and self.made < 240:
+        while not self.enough.wait(0.1) and self.made < 240:
             number = self.made
-            self.api.call("POST", "/api/v1/nodes", {"metadata": {"name": f"far{number}"}})
-            addresses = [{"type": "InternalIP", "address": remote(number)}]
-            self.api.call(
-                "PATCH",
-                f"/api/v1/nodes/far{number}/status",
-                {"status": {"addresses": addresses}},
-                "application/merge-patch+json",
-            )
+            add_node(self.api, f"far{number}", remote(number))
             self.there.add(remote(number))
             if number % 3 == 2:
                 self.api.call("DELETE", f"/api/v1/nodes/far{number - 1}")
                 self.there.discard(remote(number - 1))
             self.made += 1
 
-    def more(self, number: int = 8) -> None:
+    def more(self, number: int = 4) -> None:
         """Return when there was that much more of it."""
         goal = self.made + number
         eventually(lambda: self.made >= goal or not self.is_alive(), "more load")
@@ -183,7 +181,7 @@ class CommandLines(threading.Thread):
         self.enough = threading.Event()
 
     def run(self) -> None:
-        while not self.enough.wait(0.05):
+        while not self.enough.wait(0.2):
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
                     self.seen.add(path.read_bytes())
@@ -272,6 +270,7 @@ def daemons(world: World, password: Path) -> None:
         world.daemons[name] = world.start(*arguments, **world.switch.env)
 
 
+@pytest.mark.timeout(300)
 def test_everything_is_exchanged_under_load_and_nothing_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,8 +297,7 @@ def _exchange_everything(world: World) -> None:
     etcd.start()
     etcd.put(f"{DEFAULT_PREFIX}/config", CONFIG.to_json())
     etcd.enable_auth(first, DEFAULT_PREFIX + "/", "agent", "k8s-ovs")
-    addresses = [{"type": "InternalIP", "address": NODE_IP}]
-    api.call("POST", "/api/v1/nodes", {"metadata": {"name": NODE}, "status": {"addresses": addresses}})
+    add_node(api, NODE, NODE_IP)
     daemons(world, password)
     load, lines = Load(api), CommandLines()
     lines.start()
@@ -308,8 +306,9 @@ def _exchange_everything(world: World) -> None:
         load.start()
         load.more()
         _exchange_for_kubernetes(world, load)
-        etcd.call("auth/user/changepw", {"name": "agent", "password": second})
-        password.write_text(second)
+        with moved(world, "agent"):
+            etcd.call("auth/user/changepw", {"name": "agent", "password": second})
+            password.write_text(second)
         load.more()
         _exchange_the_ca(world, load)
     finally:
@@ -347,9 +346,8 @@ def _exchange_the_ca(world: World, load: Load) -> None:
     assert any("next CA" in change for change in published.changes)
     write_files(world.files.folder, published.content)
     world.files.refresh()
-    world.deliver(published)
-    for name in METRICS:
-        eventually(lambda name=name: _moved(world, name) == 1, f"{name} to take the bundle")
+    with moved(world, *METRICS):
+        world.deliver(published)
     load.more()
     signed = world.keep(TERMS, starting=True)
     write_files(world.files.folder, signed.content)
@@ -357,15 +355,23 @@ def _exchange_the_ca(world: World, load: Load) -> None:
     world.etcd.kill()
     world.etcd.start()
     load.more()
-    world.deliver(signed)
-    for name in METRICS:
-        eventually(lambda name=name: _moved(world, name) == 2, f"{name} to take its new certificate")
+    with moved(world, *METRICS):
+        world.deliver(signed)
     load.more()
-    assert replace(published, changes=()).content["client.crt"] != signed.content["client.crt"]
+    assert published.content["client.crt"] != signed.content["client.crt"]
 
 
-def _moved(world: World, daemon: str) -> int:
-    return world.log(daemon).count("a new connection with the new credentials")
+@contextmanager
+def moved(world: World, *names: str) -> Iterator[None]:
+    """Daemons notice what is exchanged in the block, without an outage or a restart."""
+
+    def count(name: str) -> int:
+        return world.log(name).count("a new connection with the new credentials")
+
+    before = {name: count(name) for name in names}
+    yield
+    for name in names:
+        eventually(lambda name=name: count(name) > before[name], f"{name} to use what is new")
 
 
 def _nothing_is_seen(world: World, lines: set[bytes]) -> None:
