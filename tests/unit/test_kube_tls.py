@@ -168,6 +168,26 @@ async def test_a_rotated_client_certificate_is_used(tmp_path: Path, caplog: pyte
             assert (await client.get(NODES, "n")).metadata.name == "n"
 
 
+async def test_another_ca_is_read_when_its_file_changes(tmp_path: Path) -> None:
+    old, new, clock = Authority("ca"), Authority("ca"), AutoClock()
+    (tmp_path / "..1").mkdir()
+    (tmp_path / "..1" / "ca.crt").write_bytes(old.pem)
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "ca.crt").symlink_to("..data/ca.crt")
+    async with tls_server(tmp_path, new) as server:
+        path = config(tmp_path / "config", {"server": server.url, "certificate-authority": "ca.crt"})
+        async with KubeClient(load_credentials(KubeSettings(kubeconfig=path), clock=clock)) as client:
+            with pytest.raises(KubeDenied, match="not to be trusted"):
+                await client.get(NODES, "n")
+            # As the kubelet does it for a Secret.
+            (tmp_path / "..2").mkdir()
+            (tmp_path / "..2" / "ca.crt").write_bytes(new.pem)
+            (tmp_path / "..tmp").symlink_to("..2")
+            (tmp_path / "..tmp").rename(tmp_path / "..data")
+            clock.elapsed += 2.0
+            assert (await client.get(NODES, "n")).metadata.name == "n"
+
+
 def put(folder: Path, pair: Pair) -> None:
     (folder / "cert.pem").write_bytes(pair.cert)
     (folder / "key.pem").write_bytes(pair.key)

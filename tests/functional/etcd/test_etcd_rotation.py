@@ -10,6 +10,7 @@ import pytest
 
 from fakes.certificates import Certificates, Pair
 from fakes.private_etcd import PrivateEtcd, private_etcd
+from fakes.secret_volume import SecretVolume
 from fakes.storeworld import CONFIG
 from fakes.watching import until, watching
 from k8s_ovs.config import DEFAULT_PREFIX
@@ -25,29 +26,6 @@ KEYS = Keys(DEFAULT_PREFIX, CONFIG.name)
 CHEAP = ("--bcrypt-cost", "4")
 """A login costs the server little."""
 MOVED = "a new connection with the new credentials"
-
-
-class SecretVolume:
-    """A folder as the kubelet keeps it for a Secret: each version in a folder of its own, `..data` a link to it."""
-
-    def __init__(self, folder: Path, **content: bytes) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self._version = 0
-        self.put(**content)
-        for name in content:
-            (folder / name).symlink_to(f"..data/{name}")
-
-    def put(self, **content: bytes) -> None:
-        """The next version, all of it at once."""
-        self._version += 1
-        version = self.folder / f"..version{self._version}"
-        version.mkdir()
-        for name, data in content.items():
-            (version / name).write_bytes(data)
-        link = self.folder / "..new"
-        link.symlink_to(version.name)
-        link.rename(self.folder / "..data")
 
 
 def volume(folder: Path, ca: bytes, pair: Pair) -> SecretVolume:

@@ -67,7 +67,7 @@ class EtcdClient:
         async with self._opening:
             if connection is self._connection and connection.usable:
                 return await self._with_present_files(connection) is not connection
-            return connection in self._leaving
+            return any(connection is each for each in self._leaving)
 
     async def _with_present_files(self, connection: Connection) -> Connection:
         """`connection`, or one that has taken its place because its files have changed."""
