@@ -36,6 +36,7 @@ from k8s_ovs.errors import ConfigError, K8sOvsError, SourceError
 from k8s_ovs.model.events import ConfigSet, Source, Synced
 from k8s_ovs.runtime.backoff import Backoff
 from k8s_ovs.runtime.http import HealthChecks
+from k8s_ovs.runtime.logs import log_context
 from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.reflector import Deleted, Upserted
 from k8s_ovs.sources.store import Store
@@ -147,6 +148,7 @@ class Agent:
             self._pods,
             observer=self._metrics.observe_cni,
             uid=self._parts.cni_uid,
+            log_context=log_context,
         )
         async with asyncio.TaskGroup() as owners, asyncio.TaskGroup() as tasks:
             owners.create_task(self._parts.switch.run(), name="ovsdb")

@@ -27,6 +27,7 @@ COMMANDS = {
     "status": "status:status",
     "flows": "flows:flows",
     "drops": "drops:drops",
+    "trace": "trace:trace",
     "loglevel": "loglevel:loglevel",
     "uninstall": "uninstall:uninstall",
     "lab": "lab:lab",

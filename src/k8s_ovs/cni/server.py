@@ -11,8 +11,10 @@ did not arrive whole is not begun: cut JSON is not JSON.
 
 import asyncio
 import logging
+import secrets
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +36,9 @@ from k8s_ovs.cni.protocol import (
 from k8s_ovs.errors import CniError, K8sOvsError
 
 log = logging.getLogger(__name__)
+
+LogContext = Callable[..., AbstractContextManager[None]]
+"""Gives fields (request, sandbox, pod) to what is logged while the request is served."""
 
 Observer = Callable[[str, float, int], None]
 """Told of each request: command ("" if it could not be read), seconds, CNI error code (0 for success)."""
@@ -103,8 +108,10 @@ class CniServer:
         limits: ServerLimits | None = None,
         observer: Observer | None = None,
         uid: int = 0,
+        log_context: LogContext = lambda **fields: nullcontext(),
     ) -> None:
         self._path = path
+        self._log_context = log_context
         self._handler = handler
         self._limits = limits or ServerLimits()
         self._observe = observer or (lambda _command, _seconds, _code: None)
@@ -180,12 +187,22 @@ class CniServer:
                 log.warning("CNI %s: the answer found no reader (%r)", answer.command or "request", err)
 
     async def _answer(self, peer: socket.socket) -> _Answer:
-        """Read, carry out and render one request."""
+        """Read, carry out and render one request; what is logged meanwhile says which one."""
+        with ExitStack() as context:
+            context.enter_context(self._log_context(request=secrets.token_hex(4)))
+            return await self._answered(peer, context)
+
+    async def _answered(self, peer: socket.socket, context: ExitStack) -> _Answer:
         frame = Frame({}, b"")
         try:
             self._check_peer(peer)
             frame = parse_frame(await self._receive(peer))
+            if sandbox := frame.environment.get("CNI_CONTAINERID", ""):
+                context.enter_context(self._log_context(sandbox=sandbox))
             request = parse_request(frame)
+            if request.pod.name:
+                context.enter_context(self._log_context(pod=f"{request.pod.namespace}/{request.pod.name}"))
+            log.debug("CNI %s", request.command)
             return _Answer(await self._carry_out(request), request.command)
         except CniError as err:
             error = err

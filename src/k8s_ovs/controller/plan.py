@@ -29,6 +29,8 @@ class ProblemKind(StrEnum):
     REFUSED_REQUEST = "TenantRequestRefused"
     NODE_BEHIND = "TenantChangedWithoutNode"
     MALFORMED_RECORD = "RecordMalformed"
+    AGENT_SILENT = "AgentSilent"
+    AGENT_NOT_READY = "AgentNotReady"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -23,6 +23,7 @@ from k8s_ovs.controller.cluster import Cluster, Facts
 from k8s_ovs.controller.metrics import ControllerMetrics
 from k8s_ovs.controller.plan import Malformed, Plan, Problem, record_problems
 from k8s_ovs.controller.requests import used
+from k8s_ovs.controller.silence import Silence
 from k8s_ovs.controller.subnets import plan_subnets
 from k8s_ovs.controller.tenants import TenantMemory, TenantPlan, plan_tenants
 from k8s_ovs.errors import ConfigError, EtcdUnavailable, KubeError
@@ -115,6 +116,7 @@ class Rounds:
         self._services = services
         self._facts = facts
         self._remembered = _Remembered()
+        self._silence = Silence()
         self._tenants: TenantMemory | None = None
         self.wake_at = inf
         """When to look again although nothing has changed, in seconds of `clock`: hosts are not waited for for ever."""
@@ -157,7 +159,9 @@ class Rounds:
             raise doubt
         if outcome is Outcome.SETTLED:
             problems = [problem for plan in plans.values() for problem in plan.problems]
-            self.problems = (*problems, *record_problems(snapshot))
+            silent = self._silence.problems(snapshot, self._services.clock())
+            self.wake_at = min(self.wake_at, self._silence.wake_at)
+            self.problems = (*problems, *record_problems(snapshot), *silent)
         return outcome
 
     def _plan_subnets(self, snapshot: Snapshot, config: NetworkConfig) -> Plan:
