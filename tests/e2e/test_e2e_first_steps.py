@@ -14,7 +14,7 @@ import pytest
 from fakes.labs import CLI, PYTHON
 from fakes.transcripts import Shown, missing, transcripts
 
-pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(300)]
 
 PAGE = Path(__file__).parents[2] / "docs" / "first-steps.md"
 
