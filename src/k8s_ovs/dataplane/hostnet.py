@@ -9,7 +9,6 @@ import asyncio
 import errno
 from collections.abc import AsyncGenerator, Callable, Set
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from pathlib import Path
 from typing import TypeVar
 
 from k8s_ovs.dataplane import ctnetlink
@@ -18,13 +17,14 @@ from k8s_ovs.dataplane.findings import Finding, Kind, found
 from k8s_ovs.dataplane.netlink_watch import watch_interface
 from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.rtnetlink import RTPROT_OURS, Link, LinkChange, Route, Rtnetlink
+from k8s_ovs.dataplane.sysctl import SETTINGS
 from k8s_ovs.errors import LinkError
 from k8s_ovs.flows.fields import CT_ZONES
 from k8s_ovs.model.types import HAIRPIN_IP
 
 T = TypeVar("T")
 
-SYSCTLS = Path("/proc/sys/net/ipv4")
+SYSCTLS = SETTINGS / "ipv4"
 """Of the network namespace of whoever opens them, not of the machine: the agent changes its own namespace only."""
 HOST_ZONE = 0
 """The conntrack zone of what the host itself tracks."""

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from pathlib import Path
 from typing import TypeVar
 
 from k8s_ovs.dataplane.bridge import LINK_ALIAS_PREFIX, PodLink
@@ -25,6 +24,7 @@ from k8s_ovs.dataplane.findings import Finding, Kind, found
 from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.rtnetlink import Link, LinkChange, Route, Rtnetlink
 from k8s_ovs.dataplane.shaper import bucket_of, shape, shaped_rate
+from k8s_ovs.dataplane.sysctl import SETTINGS
 from k8s_ovs.errors import LinkError
 from k8s_ovs.model.types import mac_of
 
@@ -302,7 +302,7 @@ def _routes(link: PodLink) -> list[Route]:
 
 def _disable_ipv6(ifname: str) -> None:
     """No IPv6, and so no wait for duplicate address detection; a kernel without IPv6 has no such file."""
-    setting = Path(f"/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6")
+    setting = SETTINGS / f"ipv6/conf/{ifname}/disable_ipv6"
     with contextlib.suppress(FileNotFoundError):
         if setting.read_text() != "1\n":
             setting.write_text("1")
@@ -317,13 +317,13 @@ def _silence_kernel(ifname: str) -> None:
     for name, value in _SILENCE.items():
         # A kernel without IPv6 has no such file.
         with contextlib.suppress(FileNotFoundError):
-            Path("/proc/sys/net", name.format(ifname)).write_text(value)
+            (SETTINGS / name.format(ifname)).write_text(value)
 
 
 def _check_silence(ifname: str) -> None:
     for name, value in _SILENCE.items():
         with contextlib.suppress(FileNotFoundError):
-            found = Path("/proc/sys/net", name.format(ifname)).read_text().strip()
+            found = (SETTINGS / name.format(ifname)).read_text().strip()
             if found != value:
                 setting = f"net.{name.format(ifname).replace('/', '.')}"
                 raise LinkError(
