@@ -49,7 +49,7 @@ def check(objects: list[Raw]) -> None:
     """Raise LabError for a template that the lab cannot follow."""
     for entry in objects:
         title = f"{entry['kind']} {entry['metadata']['name']}"
-        if entry["kind"] in _WORKLOADS:
+        if entry["kind"] in _WORKLOADS and not _of_etcd(entry):
             spec.parse(entry["spec"]["template"]["spec"], title)
         resource_of(entry)
 
