@@ -22,7 +22,8 @@ ENDPOINTS = ConfigMap(metadata=META, data={"K8S_OVS_ETCD_ENDPOINTS": "https://19
 def secret(**values: str) -> Secret:
     names = {"ca": "ca.crt", "cert": "client.crt", "key": "client.key"}
     return Secret(
-        data={names[name]: base64.b64encode(value.encode()).decode() for name, value in values.items()}
+        metadata=META,
+        data={names[name]: base64.b64encode(value.encode()).decode() for name, value in values.items()},
     )
 
 
