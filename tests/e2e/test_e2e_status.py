@@ -65,6 +65,9 @@ def test_kubectl_finds_the_plugin(lab: Lab, tmp_path: Path) -> None:
             ["kubectl", *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
         )
 
+    endpoints = f"K8S_OVS_ETCD_ENDPOINTS={environment.pop('K8S_OVS_ETCD_ENDPOINTS')}"
+    assert json.loads(kubectl("ovs", "status", "-o", "json").stdout)["unknown"][0]["source"] == "etcd"
+    lab.kubectl("create", "configmap", "k8s-ovs-etcd", "-n", "kube-system", f"--from-literal={endpoints}")
     done = kubectl("ovs", "status", "-o", "json")
     assert (done.returncode, json.loads(done.stdout)["healthy"]) == (0, True), done.stderr
     assert "Usage: kubectl ovs status" in kubectl("ovs", "status", "--help").stdout

@@ -28,7 +28,7 @@ _METRICS = f"""\
 {GENERATED} Each is declared in `agent/metrics.py`, `agent/drops.py`, `controller/metrics.py` or `runtime/buildinfo.py`.
 
 Both daemons serve them as `/metrics` on `--metrics-address`, in Prometheus' text format and OpenMetrics, whichever is asked
-for. Rules for alerts are in `deploy/alerts.yaml`. Times are in seconds, sizes in bytes; what ends in
+for. Rules for alerts are in [`deploy/alerts.yaml`](../deploy/alerts.yaml). Times are in seconds, sizes in bytes; what ends in
 `_total` only grows until the process is started again. Histograms have `_bucket`, `_sum` and `_count`.
 """
 
