@@ -126,6 +126,8 @@ def _command(command: click.Command, parent: click.Context, path: str) -> Iterat
                 yield from _command(below, context, f"{path} {name}")
     else:
         yield _options(command, context)
+        if command.epilog:
+            yield f"```\n{_plain(command.epilog)}\n```\n"
 
 
 def _options(command: click.Command, context: click.Context) -> str:

@@ -46,7 +46,7 @@ Exit codes, for monitoring:
 @click.option(
     "--only",
     type=click.Choice(["cluster", "node"]),
-    help="Leave out this host's own agent and switch; or ask nobody else. On a host that has none, it is left out anyway.",
+    help="cluster: leave out this host's own agent and switch (a host that has none: always); node: ask nobody else.",
 )
 @click.option(
     "--patience",
