@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from k8s_ovs import __version__
 from k8s_ovs.agent.dropcounts import DropCounter
 from k8s_ovs.model.types import AgentHealth, AgentReport
+from k8s_ovs.sources.kube.clock import SYSTEM_CLOCK
 
 LOOK, PERIOD, DROPS = 1.0, 10.0, 60.0
 """Seconds: between two looks, between two tellings that nobody waits for, between two counts of the drops."""
@@ -42,7 +43,7 @@ class HealthKeeper:
     def __init__(
         self,
         tell: Callable[[AgentReport], None],
-        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        wall: Callable[[], datetime] = SYSTEM_CLOCK.now,
     ) -> None:
         self._tell = tell
         self._wall = wall
