@@ -71,8 +71,11 @@ async def test_figures_wait_and_readiness_does_not(agent: Keeper) -> None:
 
 async def test_the_last_error_stays_when_it_is_over(agent: Keeper) -> None:
     agent.keeper.report(REPORT)
-    agent.take(1, Condition(trouble="ovsdb-server does not answer"))
-    agent.take(2)
+    agent.take(0, Condition(trouble="waiting for config"))
+    agent.take(1)
+    assert agent.told[-1].last_error == "", "what it waits for at its start is no error"
+    agent.take(2, Condition(trouble="ovsdb-server does not answer"))
+    agent.take(3)
     health = agent.told[-1]
     assert (health.trouble, health.last_error) == ("", "ovsdb-server does not answer")
     assert health.last_error_at == "2026-01-31T12:00:00Z"

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from k8s_ovs import __version__
 from k8s_ovs.agent.dropcounts import DropCounter
 from k8s_ovs.model.types import AgentHealth, AgentReport
+from k8s_ovs.sources.kube.clock import SYSTEM_CLOCK
 
 LOOK, PERIOD, DROPS = 1.0, 10.0, 60.0
 """Seconds: between two looks, between two tellings that nobody waits for, between two counts of the drops."""
@@ -42,7 +43,7 @@ class HealthKeeper:
     def __init__(
         self,
         tell: Callable[[AgentReport], None],
-        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        wall: Callable[[], datetime] = SYSTEM_CLOCK.now,
     ) -> None:
         self._tell = tell
         self._wall = wall
@@ -51,6 +52,7 @@ class HealthKeeper:
         self._told: AgentHealth | None = None
         self._told_at = 0.0
         self._failed = 0
+        self._served = False
         self._counted: Mapping[str, int] = {}
         self._counted_at: float | None = None
         self._repaired: deque[tuple[float, Mapping[str, int]]] = deque()
@@ -100,8 +102,10 @@ class HealthKeeper:
             # The synchronisation that followed had everything that was known by then.
             self._health = health = replace(health, revision=self._failed)
             self._failed = 0
+        # What an agent waits for at its start is no error; `trouble` tells it while it lasts.
+        self._served |= not seen.trouble
         wrong = seen.trouble or seen.notes
-        if wrong and wrong not in (known.trouble, known.notes):
+        if self._served and wrong and wrong not in (known.trouble, known.notes):
             self._health = health = replace(health, last_error=wrong, last_error_at=_text(self._wall()))
         self._count(seen.drops, now)
         told = self._told

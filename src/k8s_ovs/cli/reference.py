@@ -28,7 +28,7 @@ _METRICS = f"""\
 {GENERATED} Each is declared in `agent/metrics.py`, `agent/drops.py`, `controller/metrics.py` or `runtime/buildinfo.py`.
 
 Both daemons serve them as `/metrics` on `--metrics-address`, in Prometheus' text format and OpenMetrics, whichever is asked
-for. Rules for alerts are in `deploy/alerts.yaml`. Times are in seconds, sizes in bytes; what ends in
+for. Rules for alerts are in [`deploy/alerts.yaml`](../deploy/alerts.yaml). Times are in seconds, sizes in bytes; what ends in
 `_total` only grows until the process is started again. Histograms have `_bucket`, `_sum` and `_count`.
 """
 
@@ -126,6 +126,8 @@ def _command(command: click.Command, parent: click.Context, path: str) -> Iterat
                 yield from _command(below, context, f"{path} {name}")
     else:
         yield _options(command, context)
+        if command.epilog:
+            yield f"```\n{_plain(command.epilog)}\n```\n"
 
 
 def _options(command: click.Command, context: click.Context) -> str:

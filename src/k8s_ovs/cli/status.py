@@ -13,6 +13,7 @@ import click
 
 from k8s_ovs.cli import options
 from k8s_ovs.cli.agent_settings import switch_from
+from k8s_ovs.cli.cluster_etcd import cluster_etcd
 from k8s_ovs.cli.etcd_settings import etcd_from
 from k8s_ovs.cli.output import emit, format_option
 from k8s_ovs.cli.status_facts import SECOND_LOOK, Facts, gather
@@ -45,7 +46,7 @@ Exit codes, for monitoring:
 @click.option(
     "--only",
     type=click.Choice(["cluster", "node"]),
-    help="Leave out this host's own agent and switch; or ask nobody else. On a host that has none, it is left out anyway.",
+    help="cluster: leave out this host's own agent and switch (a host that has none: always); node: ask nobody else.",
 )
 @click.option(
     "--patience",
@@ -55,9 +56,16 @@ Exit codes, for monitoring:
     help="Seconds after which what is normal for a moment (a tenant's change, a node behind) is a problem.",
 )
 @format_option
-def status(output: str, only: str | None, patience: float, **flags: Any) -> None:
-    """Say whether the network is healthy: nodes, subnets, agents, leader, drops; for each problem the next step."""
+@click.pass_context
+def status(context: click.Context, /, output: str, only: str | None, patience: float, **flags: Any) -> None:
+    """Say whether the network is healthy: nodes, subnets, agents, leader, drops; for each problem the next step.
+
+    Without --etcd-endpoints it looks for etcd where the manifests say it is (ConfigMap k8s-ovs-etcd, Secret k8s-ovs-etcd-tls in
+    kube-system), if the kubeconfig may read them: `kubectl ovs status` then needs nothing else.
+    """
     setup_logging(LogSettings(verbosity=QUIET_VERBOSITY))
+    source = context.get_parameter_source("etcd_endpoints")
+    flags["etcd_given"] = source is not click.core.ParameterSource.DEFAULT
     facts = asyncio.run(_find_out(flags, only, patience))
     judged = judge(facts)
     code = exit_code(facts, judged)
@@ -77,7 +85,8 @@ async def _find_out(flags: options.Options, only: str | None, patience: float) -
     facts = Facts()
     if only != "node":
         kube = KubeSettings(kubeconfig=flags["kubeconfig"], environ=dict(os.environ))
-        facts = await gather(etcd_from(flags), flags["network"] or None, kube, patience)
+        async with cluster_etcd(etcd_from(flags), kube, wanted=not flags["etcd_given"]) as etcd:
+            facts = await gather(etcd, flags["network"] or None, kube, patience)
     if only == "cluster":
         return facts
     here = await read_here(flags["metrics_address"], switch_from(flags))

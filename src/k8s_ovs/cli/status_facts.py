@@ -7,13 +7,14 @@ waits longer than a look takes, and nothing is changed.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from k8s_ovs.config import NetworkConfig
 from k8s_ovs.errors import K8sOvsError, KubeNotFound
 from k8s_ovs.sources.etcd.settings import EtcdSettings
 from k8s_ovs.sources.etcd.store import EtcdStore
 from k8s_ovs.sources.kube.client import KubeClient
+from k8s_ovs.sources.kube.clock import SYSTEM_CLOCK
 from k8s_ovs.sources.kube.credentials import KubeSettings, credentials_given, load_credentials
 from k8s_ovs.sources.kube.lease import LEASE_NAME, LEASE_NAMESPACE
 from k8s_ovs.sources.kube.objects import LEASES, NODES, Lease, Node
@@ -148,7 +149,7 @@ def _fresh(lease: Lease) -> bool:
     except ValueError:
         return False
     allowed = timedelta(seconds=lease.spec.lease_duration_seconds or 15)
-    return abs(datetime.now(UTC) - renewed) <= allowed
+    return abs(SYSTEM_CLOCK.now() - renewed) <= allowed
 
 
 async def gather(
