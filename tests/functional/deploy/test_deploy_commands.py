@@ -166,7 +166,9 @@ def test_every_path_that_a_command_is_given_is_mounted(monkeypatch: pytest.Monke
 
 def test_mounts_have_their_volumes_and_volumes_their_mounts() -> None:
     for case, container in all_containers():
-        claims = [each["metadata"]["name"] for each in container.document["spec"].get("volumeClaimTemplates", ())]
+        claims = [
+            each["metadata"]["name"] for each in container.document["spec"].get("volumeClaimTemplates", ())
+        ]
         for mount in container.mounts.values():
             assert container.volume(mount["name"]) or mount["name"] in claims, (case, container.name)
     for case in CASES:
@@ -191,7 +193,9 @@ def test_the_agent_sees_the_host_where_it_looks_for_it() -> None:
     differing = {mount: host for mount, host in hosts.items() if str(mount) != host}
     assert differing == {MOUNTED: "/proc/sys/net"}
     netns = agent.mounts[Path("/run/netns")]
-    assert netns["mountPropagation"] == "HostToContainer", "pods that come later have their namespaces mounted later"
+    assert netns["mountPropagation"] == "HostToContainer", (
+        "pods that come later have their namespaces mounted later"
+    )
 
 
 def test_files_of_etcd_are_in_the_secret_that_etcd_tls_makes() -> None:
@@ -213,7 +217,9 @@ def test_what_is_referred_to_is_there() -> None:
         have = {f"{each['kind']}/{each['metadata']['name']}" for each in documents}
         wanted: set[str] = set()
         for container in containers(documents):
-            wanted |= {f"ConfigMap/{each['configMapRef']['name']}" for each in container.spec.get("envFrom", ())}
+            wanted |= {
+                f"ConfigMap/{each['configMapRef']['name']}" for each in container.spec.get("envFrom", ())
+            }
             for volume in container.pod.get("volumes", ()):
                 if "secret" in volume:
                     wanted.add(f"Secret/{volume['secret']['secretName']}")
@@ -249,7 +255,10 @@ def test_no_node_is_left_without_network_by_an_update() -> None:
         assert "lifecycle" not in container.spec, container.name
     for spec in (agents, switch):
         pod = spec["template"]["spec"]
-        assert (pod["priorityClassName"], pod["tolerations"]) == ("system-node-critical", [{"operator": "Exists"}])
+        assert (pod["priorityClassName"], pod["tolerations"]) == (
+            "system-node-critical",
+            [{"operator": "Exists"}],
+        )
 
 
 def test_everything_starts_before_there_is_a_pod_network() -> None:
@@ -306,7 +315,11 @@ def test_etcd_listens_where_its_clients_and_probes_look() -> None:
 def test_ports_of_the_node_are_not_taken_twice() -> None:
     """Nor those of a control-plane node: etcd 2379 to 2381, API server 6443, kubelet and its like 10248 to 10259."""
     documents = [*committed("k8s-ovs.yaml"), *committed("openvswitch.yaml")]
-    ports = [each.spec["readinessProbe"]["httpGet"]["port"] for each in containers(documents) if "readinessProbe" in each.spec]
+    ports = [
+        each.spec["readinessProbe"]["httpGet"]["port"]
+        for each in containers(documents)
+        if "readinessProbe" in each.spec
+    ]
     (etcd,) = [each for each in containers(documents) if each.name == "k8s-ovs-etcd/etcd"]
     flags = dict(argument.removeprefix("--").split("=", 1) for argument in etcd.spec["args"])
     ports += [int(flags[name].rpartition(":")[2]) for name in ("advertise-client-urls", "listen-peer-urls")]
