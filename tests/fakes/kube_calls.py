@@ -98,9 +98,10 @@ class KubeCalls:
     def __init__(self, package: Path) -> None:
         paths = (str(path.relative_to(package)) for path in sorted(package.rglob("*.py")))
         self.modules = [
-            Module(path, ast.parse((package / path).read_text()))
+            Module(path, ast.parse(text))
             for path in paths
             if not path.startswith("lab/") and path not in UNREAD
+            if "kube" in (text := (package / path).read_text()) or "create_event" in text
         ]
 
     @cached_property
@@ -193,10 +194,10 @@ def is_resource(module: Module, name: ast.Name) -> bool:
 def uses_of_parameters(module: Module) -> Iterator[tuple[str, ast.expr]]:
     """Each use of a resource that a function or a constructor was given: the helper, and the expression."""
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            function = module.function(node)
-            if function is not None and node.id in parameters(function):
-                yield module.name_of(function), node
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (given := parameters(node)):
+            for use in ast.walk(node):
+                if isinstance(use, ast.Name) and isinstance(use.ctx, ast.Load) and use.id in given:
+                    yield module.name_of(node), use
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and node.attr == "_resource":
             owner = next(each for each in module.around(node) if isinstance(each, ast.ClassDef))
             yield owner.name, node

@@ -5,6 +5,7 @@ The lab with manifests (`lab up --from-manifests`) enforces the same rules while
 
 import ast
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import click
@@ -32,10 +33,15 @@ Grant = tuple[str, str, str, str, tuple[str, ...]]
 """Verb, group, resource, Namespace (empty: all) and names (none: all)."""
 
 
+@cache
+def kube_calls() -> KubeCalls:
+    return KubeCalls(Path(k8s_ovs.__file__).parent)
+
+
 def asked() -> dict[str, set[Request]]:
     """What each service account's code asks for."""
     found: defaultdict[str, set[Request]] = defaultdict(set)
-    for path, requests in KubeCalls(Path(k8s_ovs.__file__).parent).by_module().items():
+    for path, requests in kube_calls().by_module().items():
         accounts = [account for prefix, account in ACCOUNTS.items() if path.startswith(prefix)]
         assert len(accounts) == 1, f"k8s_ovs/{path} calls the Kubernetes API: with whose rights?"
         found[accounts[0]] |= requests
@@ -122,7 +128,7 @@ def test_every_method_of_the_client_is_known_here() -> None:
 
 
 def test_there_is_no_way_past_the_client() -> None:
-    assert KubeCalls(Path(k8s_ovs.__file__).parent).bypasses() == []
+    assert kube_calls().bypasses() == []
 
 
 HELPERS = {"look": frozenset({"get"})}

@@ -3,6 +3,8 @@
 They are held against the real commands of the CLI, option by option.
 """
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from k8s_ovs.sources.kube.credentials import SERVICE_ACCOUNT_DIR
 CLI = "k8s-ovs"
 DAEMONS = {"agent": "/readyz", "controller": "/readyz"}
 OF_PODS = {"/var/run/secrets/kubernetes.io/serviceaccount": SERVICE_ACCOUNT_DIR}
-KUBERNETES = {"KUBERNETES_MASTER"}
+KUBERNETES = {"KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"}
 """Variables of the shared ConfigMap that are not of the form K8S_OVS_…"""
 CLUSTER_FILES = {
     "k8s-ovs.yaml": {"ConfigMap/k8s-ovs-etcd", "Secret/k8s-ovs-etcd-tls"},
@@ -267,6 +269,7 @@ def test_everything_starts_before_there_is_a_pod_network() -> None:
 
 
 ALLOWED = {
+    "k8s-ovs-node/install-cni": {"DAC_OVERRIDE"},
     "k8s-ovs-node/agent": {"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "DAC_OVERRIDE"},
     "k8s-ovs-uninstall/uninstall": {"NET_ADMIN", "NET_RAW", "DAC_OVERRIDE"},
     "k8s-ovs-openvswitch/ovsdb-server": {"DAC_OVERRIDE"},
@@ -310,6 +313,31 @@ def test_etcd_listens_where_its_clients_and_probes_look() -> None:
             assert Path(flags[flag]).parent == Path(folder)
         assert etcd.mounts[Path(folder)]["name"] == tls.mounts[Path(folder)]["name"]
         assert Path(flags["data-dir"]) in etcd.mounts
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "data", "starts"),
+    [
+        ("", False, True),
+        ("https://192.0.2.7:12379", False, True),
+        ("https://192.0.2.9:12379", True, True),
+        ("https://192.0.2.9:12379", False, False),
+    ],
+)
+def test_etcd_starts_empty_only_where_there_was_none(
+    endpoints: str, data: bool, starts: bool, tmp_path: Path
+) -> None:
+    """First start; its own node; restored on another node; an empty folder on another node."""
+    (guard,) = [each for each in containers(committed("k8s-ovs.yaml")) if each.name.endswith("/only-at-home")]
+    if data:
+        (tmp_path / "member").mkdir()
+    command = [part.replace("/var/lib/etcd/", f"{tmp_path}/") for part in guard.command_line]
+    environment = {"HOST_IP": "192.0.2.7", "PATH": os.environ["PATH"]}
+    if endpoints:
+        environment["K8S_OVS_ETCD_ENDPOINTS"] = endpoints
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is starts
+    assert (endpoints in done.stderr and "k8s-ovs.com/etcd" in done.stderr) is not starts
 
 
 def test_ports_of_the_node_are_not_taken_twice() -> None:
