@@ -340,6 +340,23 @@ def test_etcd_starts_empty_only_where_there_was_none(
     assert (endpoints in done.stderr and "k8s-ovs.com/etcd" in done.stderr) is not starts
 
 
+def test_removal_keeps_etcds_data_and_is_not_held_up() -> None:
+    """A folder of the node outlives claim and volume; of a storage class the claim is kept, since its data go with it."""
+    default, other = rendered("default"), rendered("storage class")
+    volume = find(default, "PersistentVolume", "k8s-ovs-etcd")["spec"]
+    claim = volume["claimRef"]
+    (template,) = find(default, "StatefulSet", "k8s-ovs-etcd")["spec"]["volumeClaimTemplates"]
+    assert claim["name"] == f"{template['metadata']['name']}-k8s-ovs-etcd-0"
+    assert template["spec"]["storageClassName"] == volume["storageClassName"]
+    assert volume["persistentVolumeReclaimPolicy"] == "Retain"
+    policies = [
+        find(each, "StatefulSet", "k8s-ovs-etcd")["spec"].get("persistentVolumeClaimRetentionPolicy")
+        for each in (default, other)
+    ]
+    assert policies == [{"whenDeleted": "Delete", "whenScaled": "Retain"}, None]
+    assert "PersistentVolume" not in {each["kind"] for each in other}
+
+
 def test_ports_of_the_node_are_not_taken_twice() -> None:
     """Nor those of a control-plane node: etcd 2379 to 2381, API server 6443, kubelet and its like 10248 to 10259."""
     documents = [*committed("k8s-ovs.yaml"), *committed("openvswitch.yaml")]
