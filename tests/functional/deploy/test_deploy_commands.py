@@ -296,23 +296,25 @@ def test_least_capabilities() -> None:
 
 
 def test_etcd_listens_where_its_clients_and_probes_look() -> None:
-    for name in ("default", "storage class"):
-        documents = rendered(name)
+    for documents in (committed("k8s-ovs.yaml"), rendered("default"), rendered("storage class")):
         (etcd,) = [each for each in containers(documents) if each.name == "k8s-ovs-etcd/etcd"]
-        (tls,) = [each for each in containers(documents) if each.name == "k8s-ovs-etcd/tls"]
         flags = dict(argument.removeprefix("--").split("=", 1) for argument in etcd.spec["args"])
-        port = next(each.partition("=")[2] for each in tls.spec["args"] if each.startswith("--port="))
-        assert flags["listen-client-urls"] == f"https://$(HOST_IP):{port},https://127.0.0.1:{port}"
-        assert flags["client-cert-auth"] == "true"
-        metrics = flags["listen-metrics-urls"]
         for kind in ("liveness", "readiness"):
             asked = etcd.spec[f"{kind}Probe"]["httpGet"]
-            assert f"http://{asked['host']}:{asked['port']}" == metrics
-        folder = next(each.partition("=")[2] for each in tls.spec["args"] if each.startswith("--dir="))
-        for flag in ("cert-file", "key-file", "trusted-ca-file"):
-            assert Path(flags[flag]).parent == Path(folder)
-        assert etcd.mounts[Path(folder)]["name"] == tls.mounts[Path(folder)]["name"]
+            assert f"http://{asked['host']}:{asked['port']}" == flags["listen-metrics-urls"]
+        assert flags["client-cert-auth"] == "true"
         assert Path(flags["data-dir"]) in etcd.mounts
+        makers = [each for each in containers(documents) if each.command_line[:2] == [CLI, "etcd-tls"]]
+        assert [each.name for each in makers] == ["k8s-ovs-etcd/tls", "k8s-ovs-etcd/tls-renewal"]
+        for maker in makers:
+            told = dict(argument.removeprefix("--").split("=", 1) for argument in maker.spec["args"][1:])
+            here = f"https://127.0.0.1:{told['port']}"
+            assert flags["listen-client-urls"] == f"https://$(HOST_IP):{told['port']},{here}"
+            assert flags["advertise-client-urls"] == f"https://$(HOST_IP):{told['port']}"
+            folder = Path(told["dir"])
+            assert {Path(flags[f"{each}-file"]).parent for each in ("cert", "key", "trusted-ca")} == {folder}
+            assert etcd.mounts[folder]["name"] == maker.mounts[folder]["name"]
+            assert ("every" in told) is (maker.name == "k8s-ovs-etcd/tls-renewal")
 
 
 @pytest.mark.parametrize(
