@@ -122,4 +122,6 @@ def test_versions_are_those_of_the_project() -> None:
 def test_images_come_from_the_registry_and_tag_that_are_named() -> None:
     text = yaml.safe_dump_all(rendered("everything"))
     images = {line.split()[-1] for line in text.splitlines() if line.strip().startswith("image:")}
-    assert images == {f"registry.example.com/mirror/k8s-ovs/{name}:other" for name in ("k8s-ovs", "etcd", "openvswitch")}
+    assert images == {
+        f"registry.example.com/mirror/k8s-ovs/{name}:other" for name in ("k8s-ovs", "etcd", "openvswitch")
+    }

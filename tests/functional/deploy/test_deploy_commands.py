@@ -3,6 +3,8 @@
 They are held against the real commands of the CLI, option by option.
 """
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from k8s_ovs.sources.kube.credentials import SERVICE_ACCOUNT_DIR
 CLI = "k8s-ovs"
 DAEMONS = {"agent": "/readyz", "controller": "/readyz"}
 OF_PODS = {"/var/run/secrets/kubernetes.io/serviceaccount": SERVICE_ACCOUNT_DIR}
-KUBERNETES = {"KUBERNETES_MASTER"}
+KUBERNETES = {"KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"}
 """Variables of the shared ConfigMap that are not of the form K8S_OVS_…"""
 CLUSTER_FILES = {
     "k8s-ovs.yaml": {"ConfigMap/k8s-ovs-etcd", "Secret/k8s-ovs-etcd-tls"},
@@ -166,7 +168,9 @@ def test_every_path_that_a_command_is_given_is_mounted(monkeypatch: pytest.Monke
 
 def test_mounts_have_their_volumes_and_volumes_their_mounts() -> None:
     for case, container in all_containers():
-        claims = [each["metadata"]["name"] for each in container.document["spec"].get("volumeClaimTemplates", ())]
+        claims = [
+            each["metadata"]["name"] for each in container.document["spec"].get("volumeClaimTemplates", ())
+        ]
         for mount in container.mounts.values():
             assert container.volume(mount["name"]) or mount["name"] in claims, (case, container.name)
     for case in CASES:
@@ -191,7 +195,9 @@ def test_the_agent_sees_the_host_where_it_looks_for_it() -> None:
     differing = {mount: host for mount, host in hosts.items() if str(mount) != host}
     assert differing == {MOUNTED: "/proc/sys/net"}
     netns = agent.mounts[Path("/run/netns")]
-    assert netns["mountPropagation"] == "HostToContainer", "pods that come later have their namespaces mounted later"
+    assert netns["mountPropagation"] == "HostToContainer", (
+        "pods that come later have their namespaces mounted later"
+    )
 
 
 def test_files_of_etcd_are_in_the_secret_that_etcd_tls_makes() -> None:
@@ -213,7 +219,9 @@ def test_what_is_referred_to_is_there() -> None:
         have = {f"{each['kind']}/{each['metadata']['name']}" for each in documents}
         wanted: set[str] = set()
         for container in containers(documents):
-            wanted |= {f"ConfigMap/{each['configMapRef']['name']}" for each in container.spec.get("envFrom", ())}
+            wanted |= {
+                f"ConfigMap/{each['configMapRef']['name']}" for each in container.spec.get("envFrom", ())
+            }
             for volume in container.pod.get("volumes", ()):
                 if "secret" in volume:
                     wanted.add(f"Secret/{volume['secret']['secretName']}")
@@ -249,7 +257,10 @@ def test_no_node_is_left_without_network_by_an_update() -> None:
         assert "lifecycle" not in container.spec, container.name
     for spec in (agents, switch):
         pod = spec["template"]["spec"]
-        assert (pod["priorityClassName"], pod["tolerations"]) == ("system-node-critical", [{"operator": "Exists"}])
+        assert (pod["priorityClassName"], pod["tolerations"]) == (
+            "system-node-critical",
+            [{"operator": "Exists"}],
+        )
 
 
 def test_everything_starts_before_there_is_a_pod_network() -> None:
@@ -258,6 +269,7 @@ def test_everything_starts_before_there_is_a_pod_network() -> None:
 
 
 ALLOWED = {
+    "k8s-ovs-node/install-cni": {"DAC_OVERRIDE"},
     "k8s-ovs-node/agent": {"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "DAC_OVERRIDE"},
     "k8s-ovs-uninstall/uninstall": {"NET_ADMIN", "NET_RAW", "DAC_OVERRIDE"},
     "k8s-ovs-openvswitch/ovsdb-server": {"DAC_OVERRIDE"},
@@ -284,29 +296,77 @@ def test_least_capabilities() -> None:
 
 
 def test_etcd_listens_where_its_clients_and_probes_look() -> None:
-    for name in ("default", "storage class"):
-        documents = rendered(name)
+    for documents in (committed("k8s-ovs.yaml"), rendered("default"), rendered("storage class")):
         (etcd,) = [each for each in containers(documents) if each.name == "k8s-ovs-etcd/etcd"]
-        (tls,) = [each for each in containers(documents) if each.name == "k8s-ovs-etcd/tls"]
         flags = dict(argument.removeprefix("--").split("=", 1) for argument in etcd.spec["args"])
-        port = next(each.partition("=")[2] for each in tls.spec["args"] if each.startswith("--port="))
-        assert flags["listen-client-urls"] == f"https://$(HOST_IP):{port},https://127.0.0.1:{port}"
-        assert flags["client-cert-auth"] == "true"
-        metrics = flags["listen-metrics-urls"]
         for kind in ("liveness", "readiness"):
             asked = etcd.spec[f"{kind}Probe"]["httpGet"]
-            assert f"http://{asked['host']}:{asked['port']}" == metrics
-        folder = next(each.partition("=")[2] for each in tls.spec["args"] if each.startswith("--dir="))
-        for flag in ("cert-file", "key-file", "trusted-ca-file"):
-            assert Path(flags[flag]).parent == Path(folder)
-        assert etcd.mounts[Path(folder)]["name"] == tls.mounts[Path(folder)]["name"]
+            assert f"http://{asked['host']}:{asked['port']}" == flags["listen-metrics-urls"]
+        assert flags["client-cert-auth"] == "true"
         assert Path(flags["data-dir"]) in etcd.mounts
+        makers = [each for each in containers(documents) if each.command_line[:2] == [CLI, "etcd-tls"]]
+        assert [each.name for each in makers] == ["k8s-ovs-etcd/tls", "k8s-ovs-etcd/tls-renewal"]
+        for maker in makers:
+            told = dict(argument.removeprefix("--").split("=", 1) for argument in maker.spec["args"][1:])
+            here = f"https://127.0.0.1:{told['port']}"
+            assert flags["listen-client-urls"] == f"https://$(HOST_IP):{told['port']},{here}"
+            assert flags["advertise-client-urls"] == f"https://$(HOST_IP):{told['port']}"
+            folder = Path(told["dir"])
+            assert {Path(flags[f"{each}-file"]).parent for each in ("cert", "key", "trusted-ca")} == {folder}
+            assert etcd.mounts[folder]["name"] == maker.mounts[folder]["name"]
+            assert ("every" in told) is (maker.name == "k8s-ovs-etcd/tls-renewal")
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "data", "starts"),
+    [
+        ("", False, True),
+        ("https://192.0.2.7:12379", False, True),
+        ("https://192.0.2.9:12379", True, True),
+        ("https://192.0.2.9:12379", False, False),
+    ],
+)
+def test_etcd_starts_empty_only_where_there_was_none(
+    endpoints: str, data: bool, starts: bool, tmp_path: Path
+) -> None:
+    """First start; its own node; restored on another node; an empty folder on another node."""
+    (guard,) = [each for each in containers(committed("k8s-ovs.yaml")) if each.name.endswith("/only-at-home")]
+    if data:
+        (tmp_path / "member").mkdir()
+    command = [part.replace("/var/lib/etcd/", f"{tmp_path}/") for part in guard.command_line]
+    environment = {"HOST_IP": "192.0.2.7", "PATH": os.environ["PATH"]}
+    if endpoints:
+        environment["K8S_OVS_ETCD_ENDPOINTS"] = endpoints
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is starts
+    assert (endpoints in done.stderr and "k8s-ovs.com/etcd" in done.stderr) is not starts
+
+
+def test_removal_keeps_etcds_data_and_is_not_held_up() -> None:
+    """A folder of the node outlives claim and volume; of a storage class the claim is kept, since its data go with it."""
+    default, other = rendered("default"), rendered("storage class")
+    volume = find(default, "PersistentVolume", "k8s-ovs-etcd")["spec"]
+    claim = volume["claimRef"]
+    (template,) = find(default, "StatefulSet", "k8s-ovs-etcd")["spec"]["volumeClaimTemplates"]
+    assert claim["name"] == f"{template['metadata']['name']}-k8s-ovs-etcd-0"
+    assert template["spec"]["storageClassName"] == volume["storageClassName"]
+    assert volume["persistentVolumeReclaimPolicy"] == "Retain"
+    policies = [
+        find(each, "StatefulSet", "k8s-ovs-etcd")["spec"].get("persistentVolumeClaimRetentionPolicy")
+        for each in (default, other)
+    ]
+    assert policies == [{"whenDeleted": "Delete", "whenScaled": "Retain"}, None]
+    assert "PersistentVolume" not in {each["kind"] for each in other}
 
 
 def test_ports_of_the_node_are_not_taken_twice() -> None:
     """Nor those of a control-plane node: etcd 2379 to 2381, API server 6443, kubelet and its like 10248 to 10259."""
     documents = [*committed("k8s-ovs.yaml"), *committed("openvswitch.yaml")]
-    ports = [each.spec["readinessProbe"]["httpGet"]["port"] for each in containers(documents) if "readinessProbe" in each.spec]
+    ports = [
+        each.spec["readinessProbe"]["httpGet"]["port"]
+        for each in containers(documents)
+        if "readinessProbe" in each.spec
+    ]
     (etcd,) = [each for each in containers(documents) if each.name == "k8s-ovs-etcd/etcd"]
     flags = dict(argument.removeprefix("--").split("=", 1) for argument in etcd.spec["args"])
     ports += [int(flags[name].rpartition(":")[2]) for name in ("advertise-client-urls", "listen-peer-urls")]
