@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import cast
 
 import click
 
@@ -43,18 +42,16 @@ def uninstall(**flags: object) -> None:
     setup_logging(LogSettings(verbosity=QUIET_VERBOSITY))
     place = switch_from(dict(flags))
     switch = OvsdbSwitch(place.rundir, deadline=DEADLINE)
-    bin_dir = cast(Path, flags["cni_bin_dir"])
-    asyncio.run(remove_all(cni_from(dict(flags)), bin_dir, place.bridge, IptablesFirewall(), switch))
+    asyncio.run(remove_all(cni_from(dict(flags)), place.bridge, IptablesFirewall(), switch))
 
 
-async def remove_all(
-    cni: CniSettings, bin_dir: Path, bridge_name: str, firewall: Firewall, switch: FollowingSwitch
-) -> None:
+async def remove_all(cni: CniSettings, bridge_name: str, firewall: Firewall, switch: FollowingSwitch) -> None:
     """Remove everything that can be removed, saying what. Raises ConfigError if an agent runs, DataplaneError at the end.
 
     The conflist goes first, so that the runtime begins nothing; the executable last, so that it answers until then.
     """
     await _need_no_agent(cni.socket)
+    bin_dir = cni.bin_dir
 
     async def conflist_file() -> str:
         folder = cni.conf_dir

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fakes.clean_root import SEARCH, CleanRoot
-from fakes.dockerfile import Stage, copy_context, ignored, parse
+from fakes.dockerfile import copy_context, ignored, parse
 from fakes.labs import eventually
 from k8s_ovs import __version__
 from k8s_ovs.cni.protocol import SUPPORTED_VERSIONS
@@ -30,15 +30,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     builder = STAGES["builder"]
     plugins = work / "plugins"
     plugins.mkdir()
-    for name in (
-        *STANDARD,
-        "bridge",
-    ):  # as Debian's containernetworking-plugins has them, far too large to copy all
+    for name in STANDARD:  # what the builder copies from Debian's containernetworking-plugins
         (plugins / name).write_text('#!/bin/sh\necho \'{"supportedVersions":["0.4.0","1.0.0"]}\'\n')
         (plugins / name).chmod(0o755)
     workdir = builder.all("WORKDIR")[-1]
     copy_context(builder, TREE, IGNORE, work, workdir)
-    places = {"/out": str(work / "out"), "/usr/lib/cni": str(plugins)}
+    places = {"/out": str(work / "out"), "/plugins": str(plugins)}
     for argv in builder.runs():
         if argv[0] in ("apt-get", "rm"):
             continue
@@ -134,14 +131,21 @@ def test_the_init_container_installs_the_plugins_on_its_host(root: CleanRoot, tm
     assert b"1.1.0" in answer.stdout, "static: it runs on the host, which has nothing of the image"
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES.values() if stage.name != "builder"])
-def test_every_entry_point_is_there(stage: Stage, image: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["k8s-ovs", "openvswitch", "etcd"])
+def test_every_entry_point_is_there(name: str, image: Path, tmp_path: Path) -> None:
+    stage = STAGES[name]
     copy_context(stage, TREE, IGNORE, tmp_path / "layer", "/")
     layers = [tmp_path / "layer/usr"] if (tmp_path / "layer/usr").exists() else []
     (tmp_path / "root").mkdir()
     inside = CleanRoot(tmp_path / "root", [*layers, image / "usr"])
     [program] = stage.entrypoint()
     assert inside("test", "-x", program).returncode == 0
+
+
+def test_of_the_standard_plugins_the_two_are_copied() -> None:
+    [(_, sources, _)] = [copy for copy in STAGES["builder"].copies() if copy[0] == "plugins"]
+    assert sorted(sources) == ["/usr/lib/cni/loopback", "/usr/lib/cni/portmap"]
+    assert STAGES["plugins"].packages() == {"containernetworking-plugins"}
 
 
 def test_every_copy_takes_what_is_there() -> None:
