@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fakes.certificates import KeptCertificates
+from fakes.daemon import launcher
 from fakes.private_etcd import private_etcd
-from fakes.private_kubeapi import KubeApi
+from fakes.private_kubeapi import KubeApi, wait_for
 from fakes.storeworld import CONFIG
 from k8s_ovs.cli.etcd_tls_keep import Kept, Names, Terms, keep, wanted_ca, wanted_tls
 from k8s_ovs.config import DEFAULT_PREFIX
@@ -115,6 +117,24 @@ def test_the_certificates_say_what_they_are_for(tmp_path: Path) -> None:
     assert client.subject.rfc4514_string() == "CN=k8s-ovs"
     stolen = Pair(content["client.crt"], content["client.key"])
     assert "purpose" in complaint(stolen, content["ca.crt"], replace(TERMS.server, names=()), margin_days=1)
+
+
+def test_beside_etcd_it_mends_what_is_lost_and_ends_when_told(api: KubeApi, tmp_path: Path) -> None:
+    path = "/api/v1/namespaces/kube-system/secrets/k8s-ovs-etcd-tls"
+    certificate = tmp_path / "tls" / "server.crt"
+
+    def there() -> bool:
+        found = api.call("GET", "/api/v1/namespaces/kube-system/secrets")["items"]
+        return any(item["metadata"]["name"] == "k8s-ovs-etcd-tls" for item in found)
+
+    options = ["--address", "127.0.0.1", "--dir", str(certificate.parent), "--every", "0.0001"]
+    with launcher(tmp_path) as start:
+        daemon = start("-m", "k8s_ovs", "etcd-tls", *options, KUBERNETES_MASTER=api.url)
+        wait_for(certificate.exists, "the first certificate")
+        first = certificate.read_bytes()
+        api.call("DELETE", path)
+        wait_for(lambda: there() and certificate.read_bytes() != first, "another one")
+        assert daemon.end(signal.SIGTERM) == 0, daemon.log.read_text()
 
 
 async def test_several_at_once_agree(api: KubeApi) -> None:
