@@ -4,6 +4,8 @@ import asyncio
 import base64
 import os
 import signal
+import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from fakes.certificates import KeptCertificates
+from fakes.certificates import Certificates, KeptCertificates
 from fakes.daemon import launcher
 from fakes.private_etcd import private_etcd
 from fakes.private_kubeapi import KubeApi, wait_for
@@ -94,6 +96,21 @@ async def _serves(files: KeptCertificates) -> None:
         settings = EtcdSettings((server.endpoint,), cafile=files.ca, certfile=client.cert, keyfile=client.key)
         async with EtcdStore(settings) as store:
             assert await store.network_config() == CONFIG
+        before = _presented(server.port, files)
+        assert before == ssl.PEM_cert_to_DER_cert(files.server.cert.read_text())
+        ca = Certificates(files.folder, "other")
+        files.server.key.write_bytes(ca.server.key.read_bytes())
+        files.server.cert.write_bytes(ca.server.cert.read_bytes())
+        assert _presented(server.port, files) != before, "etcd presents its new certificate without a restart"
+
+
+def _presented(port: int, files: KeptCertificates) -> bytes | None:
+    """The certificate that a server has now."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(files.anonymous.cert, files.anonymous.key)
+    with socket.create_connection(("127.0.0.1", port), 5) as plain, context.wrap_socket(plain) as tls:
+        return tls.getpeercert(binary_form=True)
 
 
 def test_the_certificates_say_what_they_are_for(tmp_path: Path) -> None:
