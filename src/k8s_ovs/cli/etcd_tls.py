@@ -34,6 +34,7 @@ _NAME = re.compile(r"[0-9A-Za-z]([-.0-9A-Za-z]*[0-9A-Za-z])?|[0-9A-Fa-f:.]*:[0-9
 @click.option("--config-map", default="k8s-ovs-etcd", show_default=True, help="Where etcd's endpoint goes.")
 @click.option(
     "--address",
+    "--etcd-address",
     "addresses",
     envvar="K8S_OVS_ETCD_ADDRESS",
     required=True,
@@ -43,6 +44,7 @@ _NAME = re.compile(r"[0-9A-Za-z]([-.0-9A-Za-z]*[0-9A-Za-z])?|[0-9A-Fa-f:.]*:[0-9
 @click.option(
     "--dir",
     "folder",
+    envvar="K8S_OVS_DIR",
     type=click.Path(path_type=Path, file_okay=False),
     help="Write the files for etcd there too: ca.crt, server.crt, server.key, client.crt, client.key.",
 )

@@ -38,13 +38,22 @@ TERMS = Terms(addresses=("127.0.0.1", "etcd.example"))
 SETTLE = "k8s_ovs.cli.etcd_tls_keep.SETTLE_SECONDS"
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[KubeApi]:
-    folder = tmp_path / "api"
-    folder.mkdir()
-    server = KubeApi(folder)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApi]:
+    server = KubeApi(tmp_path_factory.mktemp("api"))
     yield server
     server.close()
+
+
+@pytest.fixture
+def api(server: KubeApi) -> KubeApi:
+    """The shared server, without anything of the test before."""
+    server.call("DELETE", "/lab/faults")
+    for kind in ("secrets", "configmaps"):
+        path = f"/api/v1/namespaces/kube-system/{kind}"
+        for item in server.call("GET", path)["items"]:
+            server.call("DELETE", f"{path}/{item['metadata']['name']}")
+    return server
 
 
 def run(api: KubeApi, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
