@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from fakes.certificates import Certificates, KeptCertificates
+from fakes.command_lines import CommandLines
 from fakes.daemon import Daemon, Launcher, launcher
 from fakes.labs import eventually
 from fakes.private_etcd import PrivateEtcd
@@ -170,23 +171,6 @@ class Load(threading.Thread):
         goal = self.made + number
         eventually(lambda: self.made >= goal or not self.is_alive(), "more load")
         assert self.is_alive(), "the load has ended too early"
-
-
-class CommandLines(threading.Thread):
-    """Collects the command lines of all processes, again and again: some live for milliseconds."""
-
-    def __init__(self) -> None:
-        super().__init__(name="ps")
-        self.seen: set[bytes] = set()
-        self.enough = threading.Event()
-
-    def run(self) -> None:
-        while not self.enough.wait(0.2):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    self.seen.add(path.read_bytes())
-                except OSError:
-                    continue
 
 
 def kubeconfig(path: Path, url: str, ca: Path, user: dict[str, str]) -> None:

@@ -156,6 +156,19 @@ def test_the_variable_of_every_flag_is_its_name(words: tuple[str, ...]) -> None:
         assert (option.envvar or f"K8S_OVS_{(option.name or '').upper()}") in variables
 
 
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "lab"])
+def test_no_flag_takes_a_secret(name: str) -> None:
+    """A command line is seen by everybody (ps); a file has an owner."""
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    telling = {"--secret", "--ca-secret"} if name == "etcd-tls" else set()  # names of objects
+    for option in command.params:
+        for flag in set(option.opts) - telling:
+            if any(word in flag for word in ("password", "token", "secret", "key")):
+                assert flag.endswith("file"), flag
+                assert isinstance(option.type, click.Path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

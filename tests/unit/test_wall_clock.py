@@ -9,6 +9,7 @@ SOURCE = Path(k8s_ovs.__file__).parent
 ALLOWED = {
     "sources/kube/clock.py": "what is written into Leases and Events for people, and when a plugin's token ends (RFC 3339)",
     "runtime/logs.py": "the time in a line of the log",
+    "runtime/openssl.py": "whether a certificate will still be valid: its end is a date",
 }
 """Where the calendar is read, and what for. The lab is no part of the product's path."""
 CALENDAR = {

@@ -6,6 +6,8 @@ Runs in etcd's pod: once before etcd starts, and beside it with --every. What is
 import asyncio
 import os
 import re
+import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -14,6 +16,7 @@ from k8s_ovs.cli import options
 from k8s_ovs.cli.etcd_tls_keep import Kept, Names, Terms, keep, write_files
 from k8s_ovs.cli.settings import logging_from
 from k8s_ovs.errors import ConfigError, K8sOvsError
+from k8s_ovs.runtime.main import run_daemon
 from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.credentials import KubeSettings, load_credentials
 
@@ -31,6 +34,7 @@ _NAME = re.compile(r"[0-9A-Za-z]([-.0-9A-Za-z]*[0-9A-Za-z])?|[0-9A-Fa-f:.]*:[0-9
 @click.option("--config-map", default="k8s-ovs-etcd", show_default=True, help="Where etcd's endpoint goes.")
 @click.option(
     "--address",
+    "--etcd-address",
     "addresses",
     envvar="K8S_OVS_ETCD_ADDRESS",
     required=True,
@@ -40,6 +44,7 @@ _NAME = re.compile(r"[0-9A-Za-z]([-.0-9A-Za-z]*[0-9A-Za-z])?|[0-9A-Fa-f:.]*:[0-9
 @click.option(
     "--dir",
     "folder",
+    envvar="K8S_OVS_DIR",
     type=click.Path(path_type=Path, file_okay=False),
     help="Write the files for etcd there too: ca.crt, server.crt, server.key, client.crt, client.key.",
 )
@@ -81,7 +86,11 @@ def etcd_tls(**flags: object) -> None:
         config_map=settings["config_map"],
     )
     kube = KubeSettings(kubeconfig=settings["kubeconfig"], environ=dict(os.environ))
-    asyncio.run(_run(kube, names, _terms(settings), settings["folder"], settings["every"]))
+    run = partial(_run, kube, names, _terms(settings), settings["folder"], settings["every"])
+    if settings["every"] is None:
+        asyncio.run(run())
+    else:  # in a container this is process 1, which no signal ends that it does not handle
+        sys.exit(run_daemon(run))
 
 
 async def _run(

@@ -3,6 +3,9 @@
 import asyncio
 import base64
 import os
+import signal
+import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -16,9 +19,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from fakes.certificates import KeptCertificates
+from fakes.certificates import Certificates, KeptCertificates
+from fakes.daemon import launcher
 from fakes.private_etcd import private_etcd
-from fakes.private_kubeapi import KubeApi
+from fakes.private_kubeapi import KubeApi, wait_for
 from fakes.storeworld import CONFIG
 from k8s_ovs.cli.etcd_tls_keep import Kept, Names, Terms, keep, wanted_ca, wanted_tls
 from k8s_ovs.config import DEFAULT_PREFIX
@@ -34,13 +38,22 @@ TERMS = Terms(addresses=("127.0.0.1", "etcd.example"))
 SETTLE = "k8s_ovs.cli.etcd_tls_keep.SETTLE_SECONDS"
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[KubeApi]:
-    folder = tmp_path / "api"
-    folder.mkdir()
-    server = KubeApi(folder)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApi]:
+    server = KubeApi(tmp_path_factory.mktemp("api"))
     yield server
     server.close()
+
+
+@pytest.fixture
+def api(server: KubeApi) -> KubeApi:
+    """The shared server, without anything of the test before."""
+    server.call("DELETE", "/lab/faults")
+    for kind in ("secrets", "configmaps"):
+        path = f"/api/v1/namespaces/kube-system/{kind}"
+        for item in server.call("GET", path)["items"]:
+            server.call("DELETE", f"{path}/{item['metadata']['name']}")
+    return server
 
 
 def run(api: KubeApi, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -92,6 +105,21 @@ async def _serves(files: KeptCertificates) -> None:
         settings = EtcdSettings((server.endpoint,), cafile=files.ca, certfile=client.cert, keyfile=client.key)
         async with EtcdStore(settings) as store:
             assert await store.network_config() == CONFIG
+        before = _presented(server.port, files)
+        assert before == ssl.PEM_cert_to_DER_cert(files.server.cert.read_text())
+        ca = Certificates(files.folder, "other")
+        files.server.key.write_bytes(ca.server.key.read_bytes())
+        files.server.cert.write_bytes(ca.server.cert.read_bytes())
+        assert _presented(server.port, files) != before, "etcd presents its new certificate without a restart"
+
+
+def _presented(port: int, files: KeptCertificates) -> bytes | None:
+    """The certificate that a server has now."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(files.anonymous.cert, files.anonymous.key)
+    with socket.create_connection(("127.0.0.1", port), 5) as plain, context.wrap_socket(plain) as tls:
+        return tls.getpeercert(binary_form=True)
 
 
 def test_the_certificates_say_what_they_are_for(tmp_path: Path) -> None:
@@ -115,6 +143,24 @@ def test_the_certificates_say_what_they_are_for(tmp_path: Path) -> None:
     assert client.subject.rfc4514_string() == "CN=k8s-ovs"
     stolen = Pair(content["client.crt"], content["client.key"])
     assert "purpose" in complaint(stolen, content["ca.crt"], replace(TERMS.server, names=()), margin_days=1)
+
+
+def test_beside_etcd_it_mends_what_is_lost_and_ends_when_told(api: KubeApi, tmp_path: Path) -> None:
+    path = "/api/v1/namespaces/kube-system/secrets/k8s-ovs-etcd-tls"
+    certificate = tmp_path / "tls" / "server.crt"
+
+    def there() -> bool:
+        found = api.call("GET", "/api/v1/namespaces/kube-system/secrets")["items"]
+        return any(item["metadata"]["name"] == "k8s-ovs-etcd-tls" for item in found)
+
+    options = ["--address", "127.0.0.1", "--dir", str(certificate.parent), "--every", "0.0001"]
+    with launcher(tmp_path) as start:
+        daemon = start("-m", "k8s_ovs", "etcd-tls", *options, KUBERNETES_MASTER=api.url)
+        wait_for(certificate.exists, "the first certificate")
+        first = certificate.read_bytes()
+        api.call("DELETE", path)
+        wait_for(lambda: there() and certificate.read_bytes() != first, "another one")
+        assert daemon.end(signal.SIGTERM) == 0, daemon.log.read_text()
 
 
 async def test_several_at_once_agree(api: KubeApi) -> None:

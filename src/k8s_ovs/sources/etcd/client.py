@@ -20,6 +20,8 @@ from k8s_ovs.sources.files import signatures
 
 LOOK_SECONDS = 2.0
 """How often the files with our credentials are looked at."""
+PATIENCE = 5
+"""How many times LOOK_SECONDS pass between two attempts with credentials that do not work."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class EtcdClient:
                 level, "new credentials for etcd do not work (yet), going on with the old ones: %s", err
             )
             self._complaint = str(err)
+            self._look_at = loop.time() + PATIENCE * LOOK_SECONDS
             return connection
         logger.info("etcd %s: a new connection with the new credentials", connection.endpoint)
         self._complaint = ""

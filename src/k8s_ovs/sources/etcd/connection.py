@@ -182,15 +182,7 @@ class Connection:
         """
         if self._tls is not None:
             with suppress(EtcdUnavailable):
-                await self.step("connecting", self._listen(self._tls))
-
-    async def _listen(self, context: ssl.SSLContext) -> None:
-        reader, writer = await asyncio.open_connection(self.endpoint.host, self.endpoint.port, ssl=context)
-        try:
-            async with asyncio.timeout(REFUSAL_SECONDS):
-                await reader.read(1)
-        finally:
-            _abort(writer.transport)
+                await self.step("connecting", _listen(self.endpoint, self._tls))
 
     async def _authenticate(self) -> None:
         """Log in with the password in the file; with the former one if etcd does not know that one yet."""
@@ -234,6 +226,16 @@ class Connection:
     ) -> Answer:
         call = UnaryUnaryMethod(self._channel, f"/etcdserverpb.{method}", type(request), answer)
         return await self.step(doing, call(request, timeout=self._settings.timeout, metadata=_bearing(token)))
+
+
+async def _listen(endpoint: Endpoint, context: ssl.SSLContext) -> None:
+    """Connect and wait for what the server says by itself."""
+    reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=context)
+    try:
+        async with asyncio.timeout(REFUSAL_SECONDS):
+            await reader.read(1)
+    finally:
+        _abort(writer.transport)
 
 
 def _abort(transport: asyncio.WriteTransport) -> None:
