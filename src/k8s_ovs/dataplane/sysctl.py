@@ -14,7 +14,7 @@ USUAL = Path("/proc/sys/net")
 
 
 def settings_root(candidates: Sequence[Path] = (MOUNTED, USUAL)) -> Path:
-    """The first candidate that is there: the folder that has `ipv4`, `ipv6`, …"""
+    """The first candidate that is there: the folder above `ipv4` and `ipv6`."""
     return next((path for path in candidates if (path / "ipv4").is_dir()), USUAL)
 
 
