@@ -1,6 +1,6 @@
 """The certificates of a lab whose API server and etcd speak TLS: one authority, one for the servers, one for etcd's clients.
 
-Called by the supervisor's preparation for `lab up --from-manifests`. Made with openssl(1), for one lab and the time that it lives.
+Called when `lab up --from-manifests` is prepared. Made with openssl(1), for one lab and the time that it lives.
 """
 
 import subprocess

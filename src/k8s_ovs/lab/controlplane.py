@@ -25,8 +25,9 @@ def prepare(cluster: Cluster) -> None:
 
 
 def kubeconfig(cluster: Cluster, address: str, user: str) -> str:
-    """A kubeconfig (JSON is YAML). The embedded API speaks plain HTTP (but with manifests): it listens on the
-    lab's own underlay only.
+    """A kubeconfig (JSON is YAML).
+
+    Without manifests the embedded API speaks plain HTTP: it listens on the lab's own underlay only.
     """
     scheme, trusted, proof = "http", dict[str, str](), dict[str, str]()
     if cluster.kube_bin is not None:

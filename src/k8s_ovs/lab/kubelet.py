@@ -15,7 +15,8 @@ from k8s_ovs.lab.cluster import Cluster, Node
 from k8s_ovs.lab.objects import PODS, LabPod
 from k8s_ovs.lab.podapi import PodApi
 from k8s_ovs.lab.podworker import NodeHandle, PodWorker
-from k8s_ovs.lab.workloads.pod import Host, ProcessPod, is_ours
+from k8s_ovs.lab.workloads.container import Host
+from k8s_ovs.lab.workloads.pod import ProcessPod, is_ours
 from k8s_ovs.sources.kube.credentials import KubeSettings, load_credentials
 from k8s_ovs.sources.kube.reflector import Deleted, Reflector, Upserted
 

@@ -28,8 +28,8 @@ from k8s_ovs.lab.state import LAB_FILE, READY, LabState, Phase, ProcessState
 from k8s_ovs.lab.stopping import marker
 from k8s_ovs.lab.wait import http_ok, until
 from k8s_ovs.lab.workloads import manifests, nodeview
+from k8s_ovs.lab.workloads.container import Host
 from k8s_ovs.lab.workloads.controllers import WorkloadControllers
-from k8s_ovs.lab.workloads.pod import Host
 from k8s_ovs.sources.kube.credentials import Credentials, KubeSettings, load_credentials
 
 _START_DEADLINE = 60.0

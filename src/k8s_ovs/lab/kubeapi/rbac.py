@@ -126,7 +126,7 @@ class Authorizer:
 
 
 def _is(subject: Object, user: User, namespace: str) -> bool:
-    name = subject.get("name", "")
+    name: str = subject.get("name", "")
     match subject.get("kind"):
         case "ServiceAccount":
             return user.name == f"system:serviceaccount:{subject.get('namespace') or namespace}:{name}"

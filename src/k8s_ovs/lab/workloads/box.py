@@ -67,9 +67,8 @@ def _root(spec: dict[str, Any]) -> str:
     _mount("overlay", root, "overlay", 0, f"lowerdir=/,upperdir={base}/upper,workdir={base}/work")
     for path in spec["empty"]:
         _mount("tmpfs", _point(root, path, file=False), "tmpfs", _NOSUID, "mode=0755")
-    for path in ("/proc", "/sys", "/dev", *spec["own"]):
-        if Path(path).is_dir():
-            _mount(path, _point(root, path, file=False), "", _BIND | _REC)
+    for path in ("/proc", "/sys", "/dev"):
+        _mount(path, _point(root, path, file=False), "", _BIND | _REC)
     return root
 
 
@@ -81,6 +80,9 @@ def _volumes(root: str, spec: dict[str, Any]) -> None:
         _mount("", target, "", (_SLAVE if mount["propagates"] else _PRIVATE) | _REC)
         if mount["read_only"]:
             _mount("", target, "", _REMOUNT | _BIND | _RDONLY)
+    for path in spec["own"]:  # after the volumes: one of them may be at /tmp, and the program below it
+        if Path(path).is_dir():
+            _mount(path, _point(root, path, file=False), "", _BIND | _REC)
     for path in spec["read_only"]:
         target = root + path
         if path != "/":

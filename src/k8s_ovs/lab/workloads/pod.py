@@ -9,10 +9,7 @@ import contextlib
 import json
 import logging
 import shutil
-import signal
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from k8s_ovs.errors import KubeConflict, KubeError, KubeNotFound, LabError
@@ -20,12 +17,13 @@ from k8s_ovs.lab import commands
 from k8s_ovs.lab.cluster import Cluster, Node
 from k8s_ovs.lab.objects import LabPod, now
 from k8s_ovs.lab.podapi import PodApi
-from k8s_ovs.lab.processes import Supervised, log_tail
-from k8s_ovs.lab.workloads import boxes, environment, podstatus, probing
+from k8s_ovs.lab.processes import log_tail
+from k8s_ovs.lab.workloads import boxes, environment, podstatus
+from k8s_ovs.lab.workloads.container import Host, RunningContainer
 from k8s_ovs.lab.workloads.environment import Sources
 from k8s_ovs.lab.workloads.objects import PodObjects
 from k8s_ovs.lab.workloads.podstatus import Told
-from k8s_ovs.lab.workloads.spec import IMAGE_PREFIX, Container, PodSpec, Probe, Security, parse
+from k8s_ovs.lab.workloads.spec import IMAGE_PREFIX, Container, PodSpec, Security, parse
 from k8s_ovs.lab.workloads.volumes import Volumes
 from k8s_ovs.runtime.backoff import Backoff
 
@@ -33,19 +31,6 @@ log = logging.getLogger(__name__)
 
 _REFRESH = 2.0
 """Seconds between looks at ConfigMaps, Secrets and the token. A kubelet takes up to a minute; tests need not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What the supervisor does for the workers: knows their processes, and where the API is for pods."""
-
-    track: Callable[[Supervised], None]
-    untrack: Callable[[Supervised], None]
-    changed: Callable[[], None]
-    view: Callable[[str], int | None]
-    stopped: Callable[[str], bool]
-    service: tuple[str, str]
-    authority: Path
 
 
 def is_ours(pod: LabPod) -> bool:
@@ -65,7 +50,6 @@ class ProcessPod:
         self._dirty = asyncio.Event()
         self._folder = node.directory / "pods" / pod.metadata.uid
         self._told: dict[str, Told] = {}
-        self._processes: dict[str, Supervised] = {}
         self._conditions = podstatus.Conditions()
         self._begun = now()
         self._said = ""
@@ -92,8 +76,6 @@ class ProcessPod:
                 self._changed.clear()
                 if not self._unwanted:
                     await self._changed.wait()
-            for process in self._processes.values():
-                process.grace = self._spec.grace if self._spec is not None else 0.0
             life.cancel()
         shutil.rmtree(self._folder, ignore_errors=True)
         await self._last_word()
@@ -103,12 +85,13 @@ class ProcessPod:
         while self._exists:
             try:
                 await self._api.delete_now(self.pod)
-                return
             except (KubeNotFound, KubeConflict):
                 return
             except KubeError as err:
                 log.warning("pod %s: %s", self.pod.title, err)
                 await asyncio.sleep(backoff.next())
+            else:
+                return
 
     async def _live(self) -> None:
         backoff = Backoff(base=0.4, cap=5.0, floor=0.2)
@@ -215,102 +198,12 @@ class ProcessPod:
 
     def _start(self, tasks: asyncio.TaskGroup, container: Container, boxed: "_Boxed") -> None:
         told, command = self._told[container.name], self._command(container, boxed.argv)
-        told.waiting = "ContainerCreating"
+        running = RunningContainer(self._node, container, boxed.environment, told, self._dirty)
+        tasks.create_task(running.run(command, self._host, self._grace), name=command.name)
 
-        def changed() -> None:
-            running = process.process_id
-            if running is None or (told.pid not in (None, running.pid)):
-                told.ready = told.started = False
-            told.pid = running.pid if running is not None else None
-            told.restarts, told.ended = max(process.restarts, 0), process.last_exit
-            told.waiting = "" if running is not None else "CrashLoopBackOff"
-            told.since = now()
-            if running is not None and not container.probes:
-                told.ready = told.started = True
-            self._dirty.set()
-            self._host.changed()
-
-        process = Supervised(command, on_change=changed, stopped=lambda: self._host.stopped(command.name))
-        self._processes[container.name] = process
-        self._host.track(process)
-        tasks.create_task(self._supervise(process), name=command.name)
-        if container.probes:
-            tasks.create_task(
-                self._probe(container, process, boxed.environment), name=f"{command.name} probes"
-            )
-
-    async def _supervise(self, process: Supervised) -> None:
-        try:
-            await process.run()
-        finally:
-            self._host.untrack(process)
-
-    async def _probe(self, container: Container, process: Supervised, env: dict[str, str]) -> None:
-        """Startup first, then liveness and readiness; anew for each start of the process."""
-        while True:
-            running = process.process_id
-            if running is None:
-                self._dirty.clear()
-                await self._dirty.wait()
-                continue
-            watch = asyncio.create_task(
-                self._probe_one(container, process, env), name=f"{process.command.name} probe"
-            )
-            try:
-                while process.process_id == running:
-                    await asyncio.sleep(0.05)
-            finally:
-                watch.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await watch
-
-    async def _probe_one(self, container: Container, process: Supervised, env: dict[str, str]) -> None:
-        told, probes = self._told[container.name], container.probes
-
-        def enter() -> Sequence[str] | None:
-            if process.process_id is None:
-                return None
-            return ("nsenter", f"--target={process.process_id.pid}", "--mount", "--net", "--uts", "--")
-
-        target = probing.Target(self._node.netns, str(self._node.ip), enter, env)
-
-        async def watch(probe: Probe, tell: Callable[[bool, str], None]) -> None:
-            await probing.watch(probe, lambda: probing.ask(probe, container, target), tell)
-
-        startup = asyncio.Event()
-
-        def started(good: bool, said: str) -> None:
-            if good:
-                startup.set()
-            elif not startup.is_set():
-                self._kill(container, process, f"Startup probe failed: {said}")
-
-        def alive(good: bool, said: str) -> None:
-            if not good:
-                self._kill(container, process, f"Liveness probe failed: {said}")
-
-        def ready(good: bool, said: str) -> None:
-            if told.ready != good:
-                told.ready, told.message = good, said
-                self._dirty.set()
-
-        async with asyncio.TaskGroup() as tasks:
-            if "startupProbe" in probes:
-                first = tasks.create_task(watch(probes["startupProbe"], started), name="startup")
-                await startup.wait()
-                first.cancel()
-            told.started = True
-            if "livenessProbe" in probes:
-                tasks.create_task(watch(probes["livenessProbe"], alive), name="liveness")
-            if "readinessProbe" in probes:
-                tasks.create_task(watch(probes["readinessProbe"], ready), name="readiness")
-            else:
-                ready(True, "")
-
-    def _kill(self, container: Container, process: Supervised, why: str) -> None:
-        log.warning("pod %s: container %s is started again: %s", self.pod.title, container.name, why)
-        if process.process_id is not None:
-            process.process_id.signal(signal.SIGKILL)
+    def _grace(self) -> float:
+        """Seconds that a process has to end: none when the lab ends, and not the pod."""
+        return self._spec.grace if self._unwanted and self._spec is not None else 0.0
 
     async def _tell_status(self, spec: PodSpec) -> None:
         last = ""

@@ -1,8 +1,8 @@
 """What a DaemonSet, Deployment or StatefulSet wants done now: pods to create, pods to delete, and its status. Pure.
 
-Called by the workload controller with what the API says. Follows the real controllers: a template is known by its hash, old pods
-are replaced within maxUnavailable and maxSurge, a DaemonSet never has two pods of the same template on a node, and a StatefulSet's
-pods come and go in order. Deployments have their pods directly, without ReplicaSets.
+Called by the workload controller with what the API says. Follows the real controllers: a template is known by its hash,
+old pods are replaced within maxUnavailable and maxSurge, a DaemonSet never has two pods of the same template on a node,
+and a StatefulSet's pods come and go in order. Deployments have their pods directly, without ReplicaSets.
 """
 
 import hashlib
