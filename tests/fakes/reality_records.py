@@ -76,6 +76,12 @@ def _subnets(known: Known) -> Iterator[str]:
     for record in given:
         if record.subnet is not None and not record.subnet.subnet_of(known.config.network):
             yield f"host subnet of {record.host} is {record.subnet}"
+    for former in known.records.former.values():
+        if former.host in known.nodes:
+            yield f"what the Node {former.host} had is still remembered: {former.subnet}"
+        for record in given:
+            if record.subnet is not None and record.subnet.overlaps(former.subnet):
+                yield f"{record.host} has {record.subnet}, which is remembered for {former.host}"
     alive = {str(address) for address in known.records.reports}
     # An external host whose subnet was released lives, and waits for another.
     hosts = {str(host.ip) for host in known.cluster.hosts}
@@ -106,6 +112,7 @@ def _keys(known: Known) -> Iterator[str]:
     wanted = [f"{root}subnets/{address}" for address in records.host_subnets]
     wanted += [f"{root}netnamespaces/{name}" for name in records.net_namespaces]
     wanted += [f"{root}tenants/{name}" for name in records.tenants]
+    wanted += [f"{ETCD_PREFIX}/former/{NETWORK_NAME}/{host}" for host in records.former]
     wanted += [f"{ETCD_PREFIX}/agents/{NETWORK_NAME}/{address}" for address in records.reports]
     yield from unequal("keys in etcd", [f"{ETCD_PREFIX}/config", *wanted], known.etcd_keys)
 

@@ -298,13 +298,9 @@ def assign_host(world: World, rng: random.Random) -> str:
 
 
 def _harmed(world: World, rng: random.Random) -> list[str]:
-    """What may be harmed.
-
-    Who had which subnet only the leading controller remembers (docs/nodes.md): while a Node is away, none of them is harmed.
-    """
+    """What may be harmed."""
     chosen = [rng.choice(KILLED), *([rng.choice(KILLED)] if rng.random() < 0.3 else [])]
-    running = world.harm.running(*chosen)
-    return [name for name in running if not (world.model.away and name.startswith("controller"))]
+    return world.harm.running(*chosen)
 
 
 def kill(world: World, rng: random.Random) -> str:

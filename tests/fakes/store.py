@@ -6,16 +6,17 @@ del` would. `outage` makes every method raise and the watch fall silent, until i
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from k8s_ovs.config import DEFAULT_PREFIX, NetworkConfig
 from k8s_ovs.errors import ConfigError, RecordError, SourceError
 from k8s_ovs.model.events import Event, Source, Synced
-from k8s_ovs.model.types import AgentReport, HostSubnet, Tenant
+from k8s_ovs.model.types import AgentReport, FormerSubnet, HostSubnet, Tenant
 from k8s_ovs.sources.etcd.ledger import Decoder, Ledger
 from k8s_ovs.sources.etcd.rangewatch import Batch, Listing
 from k8s_ovs.sources.etcd.reportsaid import ReportsSaid
+from k8s_ovs.sources.former import encode_former
 from k8s_ovs.sources.records import Keys, Record, config_key, config_keys, encode_report
 from k8s_ovs.sources.store import Change, Snapshot
 
@@ -82,6 +83,9 @@ class FakeStore:
         keyed = ((self.keys.report(report.host_ip), report) for report in reports)
         self._write({key: encode_report(key, report) for key, report in keyed})
 
+    def put_former(self, *formers: FormerSubnet) -> None:
+        self._write(dict(self._encoded(formers)))
+
     def raw(self) -> dict[str, bytes]:
         return {key: value for key, (value, _) in self._data.items()}
 
@@ -115,11 +119,13 @@ class FakeStore:
         writes |= {keys.subnet(ip): None for ip in change.delete_subnets}
         writes |= {keys.namespace(name): None for name in change.delete_namespaces}
         writes |= {keys.tenant(name): None for name in change.delete_tenants}
+        writes |= self._encoded(change.put_former)
+        writes |= {keys.former(host): None for host in change.delete_former}
         hook, self.before_commit = self.before_commit, None
         if hook is not None:
             hook()
         self._check()
-        kinds = [(keys.subnets,), (keys.namespaces, keys.tenants)]
+        kinds = [(keys.subnets, keys.formers), (keys.namespaces, keys.tenants)]
         compared = tuple(p for kind in kinds for p in kind if any(k.startswith(kind) for k in writes))
         if compared and any(
             revision > change.based_on for k, (_, revision) in self._data.items() if k.startswith(compared)
@@ -186,6 +192,10 @@ class FakeStore:
             if key in self._data:
                 return NetworkConfig.from_json(self._data[key][0], origin=key)
         return None
+
+    def _encoded(self, formers: Iterable[FormerSubnet]) -> dict[str, bytes]:
+        keyed = ((self.keys.former(former.host), former) for former in formers)
+        return {key: encode_former(key, former) for key, former in keyed}
 
     def _check(self) -> None:
         if self._outage is not None:

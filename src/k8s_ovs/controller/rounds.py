@@ -64,9 +64,10 @@ class Outcome(Enum):
 class _Remembered:
     """What records held before they became malformed: agents go on using it, so nobody else may get it.
 
-    And what each host had (`former`), for when its record is deleted although the host goes on or comes back.
+    And what each host had (`former`), for when its record is deleted by hand although the host goes on or comes back.
     Only this reign's memory: a leader that comes later holds nothing for a malformed record, until it is repaired
-    or deleted, and gives a host without a record any subnet. But what the store has lost, agents that use it tell.
+    or deleted, and gives a host whose record was deleted by hand any subnet. But what the store has lost, agents
+    that use it tell; and what Nodes had whose records we deleted, the store itself (`controller.former`).
     """
 
     subnets: dict[IPv4Address, IPv4Network] = field(default_factory=dict)

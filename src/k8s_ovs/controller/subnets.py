@@ -4,7 +4,7 @@ Called by `worker` with a snapshot and the Nodes; pure, and the same for any ord
 
 - A Node gets a record under its InternalIP, with a free subnet. A subnet that is given is never changed. If its
   record was deleted, by hand or because the Node was gone for a while, it gets the subnet back that it had: its
-  pods are still in it. An empty Subnet asks for another one.
+  pods are still in it (`former`). An empty Subnet asks for another one.
 - A Node whose address changed takes its record along to the new key, in one transaction with the old key's end.
 - A Node that is gone loses its record; a new Node at the same address (a machine under a new name) takes the record
   over with its subnet, since the same machine's pods are in it. So does a Node whose record was given the name of
@@ -20,6 +20,7 @@ from ipaddress import IPv4Address, IPv4Network
 from k8s_ovs.config import NetworkConfig
 from k8s_ovs.controller.batch import Writes, next_batch
 from k8s_ovs.controller.claims import HostNode, Records, resolve_claims
+from k8s_ovs.controller.former import fits, known_formers, remember
 from k8s_ovs.controller.plan import (
     MAX_OPERATIONS,
     Malformed,
@@ -48,13 +49,15 @@ def plan_subnets(
     """The next change of host subnets, with at most `limit` writes.
 
     `held` are subnets that no readable record shows but that may be in use: those of records that became
-    malformed. `former` is the subnet that each host is known to have had. `allocator` knows where the last plan
+    malformed. `former` is what the caller has seen hosts have, which counts more than what the snapshot
+    says of those that are gone. `allocator` knows where the last plan
     stopped, so that a subnet that was just freed is not the next to be given; it goes on from there whether or not
     the plan is carried out. What somebody had is given to others only when nothing else is left.
     """
     by_name = {node.name: node for node in nodes}
     malformed = Malformed.of(snapshot).host_ips
     claims = resolve_claims(by_name, snapshot.host_subnets, config)
+    former = known_formers(snapshot.former, former)
     spared = former.values()
     pool = _Pool.of(config, snapshot.host_subnets, held, spared, allocator or SubnetAllocator(config))
     free = pool.free
@@ -69,7 +72,7 @@ def plan_subnets(
     batch = next_batch(draft.writes, draft.moves, limit)
     problems = [*claims.problems, *draft.problems, *_judge(snapshot.host_subnets, config)]
     return Plan(
-        _change(snapshot, batch),
+        _change(snapshot, batch, config),
         tuple(sorted(problems)),
         free=free,
         allocated=sum(1 for record in batch.values() if record is not None and record.subnet in pool.given),
@@ -129,8 +132,7 @@ class _Pool:
             return self.allocator.allocate(self.taken)
 
     def _can_come_back(self, subnet: IPv4Network) -> bool:
-        ours = subnet.subnet_of(self.config.network) and subnet.prefixlen == self.config.host_prefix
-        return ours and not any(subnet.overlaps(other) for other in self.taken)
+        return fits(subnet, self.config) and not any(subnet.overlaps(other) for other in self.taken)
 
 
 class _Draft:
@@ -247,13 +249,18 @@ class _Draft:
             self.orphans.add(record.host_ip)
 
 
-def _change(snapshot: Snapshot, batch: Writes[IPv4Address, HostSubnet]) -> Change | None:
-    if not batch:
+def _change(
+    snapshot: Snapshot, batch: Writes[IPv4Address, HostSubnet], config: NetworkConfig
+) -> Change | None:
+    formers = remember(snapshot.host_subnets, batch, snapshot.former, config)
+    if not batch and not formers:
         return None
     return Change(
         based_on=snapshot.revision,
         put_subnets=[record for record in batch.values() if record is not None],
         delete_subnets=[key for key, record in batch.items() if record is None],
+        put_former=[former for former in formers.values() if former is not None],
+        delete_former=[host for host, former in formers.items() if former is None],
     )
 
 
@@ -267,7 +274,7 @@ def _judge(records: Records, config: NetworkConfig) -> Iterator[Problem]:
     last = IPv4Address(0)
     for subnet, record in given:
         key = f"subnets/{record.host_ip}"
-        if not subnet.subnet_of(config.network) or subnet.prefixlen != config.host_prefix:
+        if not fits(subnet, config):
             yield record_problem(
                 ProblemKind.FOREIGN_SUBNET,
                 key,

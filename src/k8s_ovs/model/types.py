@@ -66,6 +66,18 @@ class HostSubnet:
 
 
 @dataclass(frozen=True, slots=True)
+class FormerSubnet:
+    """The pod CIDR that a Node had when its record was deleted (etcd: PREFIX/former/NAME/HOST).
+
+    The controller's own memory: pods may still be in it, and the Node may come back to them. `extra` holds unknown keys.
+    """
+
+    host: str
+    subnet: IPv4Network
+    extra: Mapping[str, object] = field(default_factory=dict, compare=False, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
 class NetNamespace:
     """What people read and ask for: the net namespace of a Namespace (etcd: PREFIX/NAME/netnamespaces/NAMESPACE).
 

@@ -1,4 +1,4 @@
-"""JSON objects as records are kept in: read strictly, written compactly. Pure; called by `records` only.
+"""JSON objects as records are kept in: read strictly, written compactly. Pure; called by `records` and `former` only.
 
 Every refusal is a RecordError that names the key, the reason and the remedy.
 """
@@ -6,8 +6,10 @@ Every refusal is a RecordError that names the key, the reason and the remedy.
 import json
 import math
 from collections.abc import Mapping
+from ipaddress import IPv4Network
 from typing import NoReturn
 
+from k8s_ovs.config import MIN_HOST_BITS, MIN_PREFIX
 from k8s_ovs.errors import RecordError
 
 MAX_RECORD = 64 * 1024
@@ -59,3 +61,22 @@ def unknown_keys(data: Mapping[str, object], ours: frozenset[str]) -> dict[str, 
 def is_word(text: str) -> bool:
     """Whether it can be a host's name."""
     return 0 < len(text) <= 253 and text.isprintable() and " " not in text and "/" not in text
+
+
+def parse_subnet(key: str, value: object) -> IPv4Network | None:
+    """The host subnet that `value` names, None if it is empty or missing."""
+    if value in ("", None):
+        return None
+    try:
+        if not isinstance(value, str):
+            raise ValueError("not a string")  # noqa: TRY004, TRY301 - one message for both ways to be wrong
+        subnet = IPv4Network(value)
+    except ValueError as err:
+        raise RecordError(
+            key, f"Subnet is {value!r} ({err})", remedy="give a CIDR like 172.11.4.0/22, or empty"
+        ) from err
+    if str(subnet) != value or not MIN_PREFIX <= subnet.prefixlen <= 32 - MIN_HOST_BITS:
+        wrong(
+            key, f"Subnet is {value!r}", f"give a CIDR from /{MIN_PREFIX} to /{32 - MIN_HOST_BITS}, or empty"
+        )
+    return subnet

@@ -12,6 +12,7 @@ Ours alone, below the same PREFIX:
 
     PREFIX/NAME/tenants/NAMESPACE               {"Namespace","NetID","UID"}, and "Change" while one is under way:
                                                 {"ID","Step","Old","New","Action","Other"}
+    PREFIX/former/NAME/HOST     {"Host","Subnet"}: what a Node had that is gone (`former`)
     PREFIX/agents/NAME/HOSTIP   {"Host","HostIP","Applied"}, and "Used" {"Subnet","NetIDs"} while records are lost
 
 What is decoded without an error can be encoded again and says the same; foreign keys of the JSON are kept.
@@ -19,9 +20,8 @@ What is decoded without an error can be encoded again and says the same; foreign
 
 import re
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 
-from k8s_ovs.config import MIN_HOST_BITS, MIN_PREFIX
 from k8s_ovs.errors import RecordError
 from k8s_ovs.model.types import (
     GLOBAL_VNI,
@@ -37,7 +37,7 @@ from k8s_ovs.model.types import (
     Vni,
 )
 from k8s_ovs.sources.healthrecord import decode_health, encode_health
-from k8s_ovs.sources.jsonrecord import dump, is_word, parse_object, unknown_keys, wrong
+from k8s_ovs.sources.jsonrecord import dump, is_word, parse_object, parse_subnet, unknown_keys, wrong
 
 ACTIONS = ("", "join", "isolate", "global")
 """What a net namespace may ask for; empty asks for nothing."""
@@ -127,6 +127,11 @@ class Keys:
         """What all keys of agents' reports start with: outside `root`, so that nodes do not hear each other."""
         return f"{clean_prefix(self.prefix)}/agents/{self.name}/"
 
+    @property
+    def formers(self) -> str:
+        """What all keys of former subnets start with: outside `root` too, since agents have no use for them."""
+        return f"{clean_prefix(self.prefix)}/former/{self.name}/"
+
     def subnet(self, host_ip: IPv4Address) -> str:
         """The key of a host's subnet."""
         return self.subnets + str(host_ip)
@@ -142,6 +147,10 @@ class Keys:
     def report(self, host_ip: IPv4Address) -> str:
         """The key of the report of a host's agent."""
         return self.reports + str(host_ip)
+
+    def former(self, host: str) -> str:
+        """The key of what a host had."""
+        return self.formers + host
 
     def of(self, record: Record) -> str:
         """The key of `record`."""
@@ -200,7 +209,7 @@ def decode_subnet(key: str, value: bytes, *, in_key: str | None = None) -> HostS
     if not isinstance(assign, bool):
         wrong(key, f"Assign is {assign!r}", "write true (an external host) or false")
     return HostSubnet(
-        host, host_ip, _subnet(key, data.get("Subnet")), assign, unknown_keys(data, _SUBNET_KEYS)
+        host, host_ip, parse_subnet(key, data.get("Subnet")), assign, unknown_keys(data, _SUBNET_KEYS)
     )
 
 
@@ -361,25 +370,7 @@ def _used(key: str, body: object) -> StillUsed:
     if not isinstance(body, dict) or not isinstance(tenants := body.get("NetIDs"), dict):
         wrong(key, f"Used is {body!r}", _REPORT_REMEDY)
     found = {name: vni for name in tenants if (vni := _net_id(key, tenants[name])) is not None}
-    return StillUsed(_subnet(key, body.get("Subnet")), found)
-
-
-def _subnet(key: str, value: object) -> IPv4Network | None:
-    if value in ("", None):
-        return None
-    try:
-        if not isinstance(value, str):
-            raise ValueError("not a string")  # noqa: TRY004, TRY301 - one message for both ways to be wrong
-        subnet = IPv4Network(value)
-    except ValueError as err:
-        raise RecordError(
-            key, f"Subnet is {value!r} ({err})", remedy="give a CIDR like 172.11.4.0/22, or empty"
-        ) from err
-    if str(subnet) != value or not MIN_PREFIX <= subnet.prefixlen <= 32 - MIN_HOST_BITS:
-        wrong(
-            key, f"Subnet is {value!r}", f"give a CIDR from /{MIN_PREFIX} to /{32 - MIN_HOST_BITS}, or empty"
-        )
-    return subnet
+    return StillUsed(parse_subnet(key, body.get("Subnet")), found)
 
 
 def _net_id(key: str, value: object) -> Vni | None:

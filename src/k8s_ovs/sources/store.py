@@ -12,7 +12,7 @@ from typing import Protocol
 from k8s_ovs.config import NetworkConfig
 from k8s_ovs.errors import RecordError, SourceError
 from k8s_ovs.model.events import Event
-from k8s_ovs.model.types import AgentReport, HostSubnet, NetNamespace, Tenant
+from k8s_ovs.model.types import AgentReport, FormerSubnet, HostSubnet, NetNamespace, Tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Snapshot:
     """All records at one revision. `problems` names the malformed ones (by key), which are in no mapping.
 
     `reports` are those of the agents that live, or did a few seconds ago. `config` is the network config at this
-    revision; a store's own snapshots always have it.
+    revision; a store's own snapshots always have it. `former` is what Nodes that are gone had, by name.
     """
 
     revision: int
@@ -32,13 +32,15 @@ class Snapshot:
     config: NetworkConfig | None = None
     newest: int = 0
     """The revision that wrote the newest of the records that exist; agents' reports are none. 0: the store does not say."""
+    former: Mapping[str, FormerSubnet] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """Writes of records, all or none, valid only on top of `based_on` (a snapshot's revision).
 
-    Net namespaces and tenants are one kind here: a write to either holds only if none of both has changed.
+    Net namespaces and tenants are one kind here: a write to either holds only if none of both has changed. So are
+    host subnets and former ones.
     """
 
     based_on: int
@@ -48,6 +50,8 @@ class Change:
     delete_namespaces: Sequence[str] = ()
     put_tenants: Sequence[Tenant] = ()
     delete_tenants: Sequence[str] = ()
+    put_former: Sequence[FormerSubnet] = ()
+    delete_former: Sequence[str] = ()
 
 
 class Presence(Protocol):

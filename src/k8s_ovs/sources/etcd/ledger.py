@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from k8s_ovs.config import NetworkConfig
 from k8s_ovs.errors import RecordError
 from k8s_ovs.model.events import Event, HostSubnetGone, HostSubnetSet, TenantGone, TenantSet
-from k8s_ovs.model.types import AgentReport, HostSubnet, NetNamespace, Tenant
+from k8s_ovs.model.types import AgentReport, FormerSubnet, HostSubnet, NetNamespace, Tenant
 from k8s_ovs.sources.etcd.lost import LostRecords
+from k8s_ovs.sources.former import decode_former
 from k8s_ovs.sources.records import Keys, Record, decode_report
 from k8s_ovs.sources.store import Snapshot
 
@@ -122,13 +123,17 @@ def _revision(record: Record) -> int | None:
     return record.revision if isinstance(record, HostSubnet) else None
 
 
+_Meaning = Record | AgentReport | FormerSubnet | RecordError
+"""What a value can be."""
+
+
 class Decoder:
     """Makes snapshots. A value that was seen under its key before is not decoded again: most of them stay."""
 
     def __init__(self, keys: Keys) -> None:
         self.keys = keys
-        self._ours = (keys.subnets, keys.namespaces, keys.tenants, keys.reports)
-        self._known: dict[str, tuple[bytes, Record | AgentReport | RecordError]] = {}
+        self._ours = (keys.subnets, keys.namespaces, keys.tenants, keys.reports, keys.formers)
+        self._known: dict[str, tuple[bytes, _Meaning]] = {}
 
     def snapshot(
         self, revision: int, config: NetworkConfig, entries: Iterable[tuple[str, bytes]]
@@ -151,12 +156,15 @@ class Decoder:
             {one.name: one for _, one in every if isinstance(one, Tenant)},
             {one.host_ip: one for _, one in every if isinstance(one, AgentReport)},
             config,
+            former={one.host: one for _, one in every if isinstance(one, FormerSubnet)},
         )
 
-    def _read(self, key: str, value: bytes) -> tuple[bytes, Record | AgentReport | RecordError]:
+    def _read(self, key: str, value: bytes) -> tuple[bytes, _Meaning]:
         try:
             if key.startswith(self.keys.reports):
                 return value, decode_report(key, value, in_key=key.removeprefix(self.keys.reports))
+            if key.startswith(self.keys.formers):
+                return value, decode_former(key, value, in_key=key.removeprefix(self.keys.formers))
             return value, self.keys.decode(key, value)
         except RecordError as err:
             return value, err

@@ -24,6 +24,7 @@ from k8s_ovs.sources.etcd.proto import rpc_pb2 as rpc
 from k8s_ovs.sources.etcd.rangewatch import Batch, Listing
 from k8s_ovs.sources.etcd.reportsaid import ReportsSaid, told_by
 from k8s_ovs.sources.etcd.settings import EtcdSettings
+from k8s_ovs.sources.former import encode_former
 from k8s_ovs.sources.records import Keys, Record, config_key, config_keys
 from k8s_ovs.sources.store import Change, Snapshot
 
@@ -106,7 +107,8 @@ class EtcdStore:
         while True:
             decoder = await self._decoding()
             keys = decoder.keys
-            ranges = [read_range(p) for p in (keys.subnets, keys.namespaces, keys.tenants, keys.reports)]
+            folders = (keys.subnets, keys.namespaces, keys.tenants, keys.reports, keys.formers)
+            ranges = [read_range(folder) for folder in folders]
             request = rpc.TxnRequest(success=[*map(read_key, self._config_keys), *ranges])
             answer, connection = await self._client.read_txn(request)
             entries = [
@@ -139,9 +141,13 @@ class EtcdStore:
         writes += [delete(keys.subnet(host_ip)) for host_ip in change.delete_subnets]
         writes += [delete(keys.namespace(name)) for name in change.delete_namespaces]
         writes += [delete(keys.tenant(name)) for name in change.delete_tenants]
+        formers = ((keys.former(each.host), each) for each in change.put_former)
+        writes += [put(key, encode_former(key, former)) for key, former in formers]
+        writes += [delete(keys.former(host)) for host in change.delete_former]
         compare = []
-        if change.put_subnets or change.delete_subnets:
-            compare.append(unchanged(keys.subnets, change.based_on))
+        former = (change.put_former, change.delete_former)
+        if change.put_subnets or change.delete_subnets or any(former):
+            compare += [unchanged(prefix, change.based_on) for prefix in (keys.subnets, keys.formers)]
         tenants = (change.put_tenants, change.delete_tenants)
         if change.put_namespaces or change.delete_namespaces or any(tenants):
             compare += [unchanged(prefix, change.based_on) for prefix in (keys.namespaces, keys.tenants)]
