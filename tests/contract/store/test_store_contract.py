@@ -16,12 +16,13 @@ from k8s_ovs.model.events import (
     TenantGone,
     TenantSet,
 )
-from k8s_ovs.model.types import HostSubnet, NetNamespace, Tenant, TenantChange, TenantStep, Vni
+from k8s_ovs.model.types import FormerSubnet, HostSubnet, NetNamespace, Tenant, TenantChange, TenantStep, Vni
 from k8s_ovs.sources.store import Change
 
 IP1, IP2 = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
 NODE1 = HostSubnet("node1", IP1, IPv4Network("172.11.0.0/22"))
 NODE2 = HostSubnet("node2", IP2, None, assign=True)
+AWAY = FormerSubnet("node9", IPv4Network("172.11.8.0/22"))
 RED = NetNamespace("red", Vni(10))
 BLUE = NetNamespace("blue", None, "join", "red")
 RED_TENANT = Tenant("red", Vni(10))
@@ -268,6 +269,57 @@ async def test_a_write_to_either_of_net_namespaces_and_tenants_refuses_one_to_th
     assert await world.store.commit(changes.pop(first))
     assert not await world.store.commit(*changes.values())
     assert await world.store.commit(Change(base, put_subnets=[NODE1]))
+
+
+async def test_former_subnets_are_written_read_and_deleted_with_host_subnets(world: World) -> None:
+    assert await commit(world, Change(0, put_subnets=[NODE1]))
+    one = FormerSubnet("node1", IPv4Network("172.11.0.0/22"))
+    assert await commit(world, Change(0, delete_subnets=[IP1], put_former=[one, AWAY]))
+    now = await world.store.snapshot()
+    assert (now.host_subnets, now.former) == ({}, {"node1": one, "node9": AWAY})
+    assert await commit(world, Change(0, put_subnets=[NODE1], delete_former=["node1"]))
+    now = await world.store.snapshot()
+    assert (now.host_subnets, now.former, now.problems) == ({IP1: NODE1}, {"node9": AWAY}, {})
+
+
+@pytest.mark.parametrize("first", ["subnets", "former", "forgotten"])
+@pytest.mark.parametrize("second", ["subnets", "former", "forgotten"])
+async def test_a_write_to_either_of_host_subnets_and_former_ones_refuses_one_to_the_other(
+    world: World, first: str, second: str
+) -> None:
+    base = (await world.store.snapshot()).revision
+    changes = {
+        "subnets": Change(base, put_subnets=[NODE1]),
+        "former": Change(base, put_former=[AWAY]),
+        "forgotten": Change(base, delete_former=["node7"], put_former=[AWAY]),
+    }
+    assert await world.store.commit(changes[first])
+    assert not await world.store.commit(changes[second])
+    assert await world.store.commit(Change(base, put_namespaces=[RED]))
+
+
+async def test_former_subnets_keep_unknown_keys_and_malformed_ones_are_reported(world: World) -> None:
+    world.put(world.keys.former("node9"), '{"Host":"node9","Subnet":"172.11.8.0/22","Note":"mine"}')
+    world.put(world.keys.former("node8"), '{"Host":"node7","Subnet":"172.11.8.0/22"}')
+    now = await world.store.snapshot()
+    assert now.former == {"node9": AWAY}
+    assert now.former["node9"].extra == {"Note": "mine"}
+    assert "Host is 'node7'" in str(now.problems[world.keys.former("node8")])
+    moved = replace(now.former["node9"], subnet=IPv4Network("172.11.12.0/22"))
+    assert await commit(world, Change(0, put_former=[moved]))
+    again = (await world.store.snapshot()).former["node9"]
+    assert (again, again.extra) == (moved, {"Note": "mine"})
+
+
+async def test_a_watch_hears_nothing_of_former_subnets(world: World) -> None:
+    async with watching(world.store) as seen:
+        await seen.until_synced()
+        world.put(world.keys.former("node8"), "{")
+        assert await commit(world, Change(0, put_former=[AWAY]))
+        assert await commit(world, Change(0, put_subnets=[NODE1]))
+        await seen.count(3)
+        assert seen.batches[1:] == [[HostSubnetSet(NODE1)]]
+        assert world.store.problems == {}
 
 
 async def test_a_malformed_tenant_is_reported_under_its_key(world: World) -> None:

@@ -202,6 +202,31 @@ async def test_the_command_works_and_ends_within_a_second(
     assert "Traceback" not in first.log.read_text() + second.log.read_text()
 
 
+async def test_a_node_that_returns_gets_its_subnet_back_from_whoever_leads_then(
+    etcd: PrivateEtcd, kube: KubeClient, api: ApiServer, records: Records, launch: Launcher
+) -> None:
+    """Nobody who has seen its record lives any more, and somebody else has got a subnet meanwhile."""
+    for name, address in (("node1", "192.0.2.1"), ("node2", "192.0.2.2")):
+        await kube.create(NODES, make_node(name, address))
+    before = {"node1@192.0.2.1": "172.20.0.0/25", "node2@192.0.2.2": "172.20.0.128/25"}
+    first = run_command(launch, etcd, api.url)
+    await until("both", lambda: _is(records.subnets, before))
+    await kube.delete(NODES, "node1")
+    await until("no node1", lambda: _lacks(records.subnets, "node1@192.0.2.1"))
+    assert etcd.get(f"{DEFAULT_PREFIX}/former/k8ssdn/node1") == b'{"Host":"node1","Subnet":"172.20.0.0/25"}'
+    assert await asyncio.to_thread(first.end, signal.SIGKILL) == -signal.SIGKILL
+    await kube.delete(LEASES, LEASE_NAME, "kube-system")  # as if it had expired, 15 s later
+    etcd.put(
+        f"{DEFAULT_PREFIX}/k8ssdn/subnets/192.0.2.9",
+        '{"Host":"lb","HostIP":"192.0.2.9","Subnet":"","Assign":true}',
+    )
+    run_command(launch, etcd, api.url)
+    await until("the host", lambda: _has(records.subnets, {"lb@192.0.2.9": "172.20.1.0/25"}))
+    await kube.create(NODES, make_node("node1", "192.0.2.1"))
+    await until("node1", lambda: _has(records.subnets, before))
+    assert etcd.get(f"{DEFAULT_PREFIX}/former/k8ssdn/node1") is None
+
+
 async def test_a_missing_config_is_waited_for_and_named(
     etcd: PrivateEtcd, kube: KubeClient, api: ApiServer, launch: Launcher, records: Records
 ) -> None:
