@@ -20,6 +20,7 @@ COMMANDS = {
     "agent": "daemons:agent",
     "controller": "daemons:controller",
     "init-config": "config:init_config",
+    "install-cni": "install_cni:install_cni",
     "tenant": "tenant:tenant",
     "subnet": "subnet:subnet",
     "drops": "drops:drops",

@@ -93,6 +93,10 @@ cni_place_options: Callable[[F], F] = _all(
     _path("--cni-conf-dir", default="/etc/cni/net.d", help="Where the container runtime looks for networks."),
 )
 
+cni_bin_option: Callable[[F], F] = _path(
+    "--cni-bin-dir", default="/opt/cni/bin", help="Where the container runtime looks for CNI plugins."
+)
+
 agent_options: Callable[[F], F] = _all(
     switch_options,
     click.option("--node-ip", help="This host's address, if several host subnets carry its name."),
