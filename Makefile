@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test soak bench check fmt docs lock shim packages kubectl clean
+.PHONY: help demo test soak bench check fmt docs lock shim deb rpm packages kubectl clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -69,6 +69,12 @@ shim: $(SHIM) ## Build the static CNI executable
 
 $(SHIM): src/k8s_ovs/cni/shim.c src/k8s_ovs/cni/json_scan.h tools/build-shim.sh
 	tools/build-shim.sh $@
+
+deb: packages ## Build the Debian package into dist/
+	@tools/build-deb.sh
+
+rpm: $(if $(wildcard /etc/debian_version),packages) ## Build the RPM into dist/
+	@tools/build-rpm.sh
 
 packages:
 	@tools/install-packages.sh

@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _built(script: str, dist: Path) -> Path:
-    printed = clean_root.run(str(TREE / "tools" / script), str(dist), timeout=240).stdout
+    printed = clean_root.run(str(TREE / "tools" / script), str(dist), timeout=500).stdout
     return Path(printed.splitlines()[-1])
 
 

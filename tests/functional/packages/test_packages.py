@@ -17,7 +17,7 @@ UNITS = ("k8s-ovs-agent.service", "k8s-ovs-controller.service")
 SETTINGS = "etc/k8s-ovs/k8s-ovs.env"
 EXECUTABLES = ("usr/sbin/k8s-ovs", "usr/bin/kubectl-ovs", "usr/lib/k8s-ovs/cni/k8s-ovs")
 
-pytestmark = pytest.mark.timeout(300)  # the first build fetches what is vendored; others share the processors
+pytestmark = pytest.mark.timeout(600)  # the first build fetches what is vendored; others share the processors
 
 
 @contextmanager
