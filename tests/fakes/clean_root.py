@@ -46,7 +46,7 @@ def make(root: Path, packages: Iterable[str]) -> Path:
     return root
 
 
-def run(*command: str, check: bool = True, timeout: float = 100) -> subprocess.CompletedProcess[str]:
+def run(*command: str, check: bool = True, timeout: float = 400) -> subprocess.CompletedProcess[str]:
     """A command with its output, both streams in one."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     # No setting of the test run may reach what is installed.
@@ -135,10 +135,10 @@ def _copy(root: Path, paths: Iterable[str]) -> None:
         input=listed.encode(),
         capture_output=True,
         check=True,
-        timeout=100,
+        timeout=400,
     )
     unpack = ["tar", "-C", str(root), "--keep-directory-symlink", "-x"]
-    subprocess.run(unpack, input=packed.stdout, check=True, timeout=100)
+    subprocess.run(unpack, input=packed.stdout, check=True, timeout=400)
 
 
 def _alternatives(root: Path) -> None:
