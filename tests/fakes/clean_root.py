@@ -5,6 +5,7 @@ network. Nothing of it is linked with the machine's own files.
 """
 
 import os
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ NOT_NEEDED = (
 ACCOUNTS = {"passwd": "root:x:0:0:root:/root:/bin/sh\n", "group": "root:x:0:\n"}
 VOLATILE = ("var/lib/dpkg/", "var/log/", "var/cache/", "var/lib/systemd/deb-systemd-helper")
 """Bookkeeping of the package managers, which they never remove."""
+OWN_CACHE = re.compile(r"^(usr/lib/python3|usr/share/python3|tmp/|root/).*")
+"""What Python compiles of itself, and temporary files."""
 
 
 def make(root: Path, packages: Iterable[str]) -> Path:
@@ -72,7 +75,7 @@ def inside(root: Path, *command: str, check: bool = True) -> subprocess.Complete
 def listing(root: Path) -> set[str]:
     """What is in the root, but for the package managers' own files."""
     found = (str(path.relative_to(root)) for path in root.rglob("*"))
-    return {path for path in found if not path.startswith(VOLATILE)}
+    return {path for path in found if not path.startswith(VOLATILE) and not OWN_CACHE.match(path)}
 
 
 def names(text: str) -> list[str]:

@@ -32,7 +32,7 @@ def rpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def root(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the Debian package depends on, and nothing else. Each test removes what it installs."""
+    """What the Debian package depends on, and systemd: nothing else. Each test removes what it installs."""
     depends = clean_root.run("dpkg-deb", "-f", str(deb), "Depends").stdout
     names = clean_root.names(depends)
-    return clean_root.make(tmp_path_factory.mktemp("root"), [*names, "dpkg"])
+    return clean_root.make(tmp_path_factory.mktemp("root"), [*names, "dpkg", "systemd"])

@@ -84,7 +84,7 @@ def test_deb_keeps_settings_and_units_state_over_an_upgrade(root: Path, deb: Pat
     with _installed_deb(root, deb):
         settings = root / SETTINGS
         settings.write_text("K8S_OVS_EXTERNAL=true\n")
-        inside(root, "deb-systemd-helper", "enable", UNITS[0])
+        run("systemctl", f"--root={root}", "enable", UNITS[0])
         enabled = root / "etc/systemd/system/multi-user.target.wants" / UNITS[0]
         assert enabled.is_symlink()
         inside(root, "dpkg", "--force-confold", "-i", "/tmp/package.deb")
@@ -110,6 +110,7 @@ def test_lintian_finds_no_error(deb: Path) -> None:
 
 
 def test_rpm_installs_runs_and_leaves_nothing_when_erased(root: Path, rpm: Path) -> None:
+    (root / "usr/share/licenses").mkdir(exist_ok=True)  # the package `filesystem` has it
     before = listing(root)
     database = root / "var/lib/rpm"
     base = ("unshare", "-m", "rpm", "--root", str(root), "--dbpath", "/var/lib/rpm")

@@ -47,6 +47,8 @@ def site(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     scratch = tmp_path_factory.mktemp("u")
     run("dpkg-deb", "-x", str(deb), str(scratch / "package"))
     with running_lab("--bare", nodes=1) as lab:
+        config = load_cluster(DEFAULT_BASE, lab.name).network_config
+        lab.etcdctl("put", f"{DEFAULT_PREFIX}/config", config.to_json())
         yield Site(lab, scratch / "package", scratch)
 
 
