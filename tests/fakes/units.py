@@ -97,7 +97,7 @@ class Service:
 def started(unit: Unit, root: Path, netns: Path, scratch: Path) -> Iterator[Service]:
     """The unit as installed below `root`, in a node's network; killed at the end if it is not stopped before.
 
-    `root`'s /usr lies over the machine's in mounts of the process's own. Its settings are what `root`'s /etc says.
+    What ExecStartPre= runs has `root`'s /usr over the machine's; ExecStart= is taken from `root`. Settings: `root`'s /etc.
     """
     environment = unit.environment(root)
     address = scratch / f"{unit.name}.notify"
@@ -107,10 +107,11 @@ def started(unit: Unit, root: Path, netns: Path, scratch: Path) -> Iterator[Serv
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         given = environment | {"PATH": path, "LANG": "C.UTF-8", "NOTIFY_SOCKET": str(address)}
         for command in unit.commands("ExecStartPre", environment):
-            line = _confined(unit, root, netns, command)
+            line = _confined(unit, netns, command, *_laid_over(root))
             subprocess.run(line, env=given, check=True, timeout=60, stdout=output, stderr=output)
         [command] = unit.commands("ExecStart", environment)
-        line = _confined(unit, root, netns, command)
+        # Of the machine's own mounts, as the unit's are: pods' namespaces are mounts, which come later.
+        line = _confined(unit, netns, [str(root / command[0].lstrip("/")), *command[1:]])
         process = subprocess.Popen(line, env=given, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
             yield Service(process, listener, log)
@@ -118,15 +119,28 @@ def started(unit: Unit, root: Path, netns: Path, scratch: Path) -> Iterator[Serv
             with suppress(ProcessLookupError):
                 process.kill()
             process.wait()
+            print(f"{unit.name}:\n{log.read_text()}")  # pytest shows it if the test fails
 
 
-def _confined(unit: Unit, root: Path, netns: Path, command: list[str]) -> list[str]:
+def _laid_over(root: Path) -> list[str]:
+    """The step into mounts in which `root`'s /usr lies over the machine's."""
+    return [
+        "unshare",
+        "-m",
+        "--",
+        "sh",
+        "-c",
+        f'mount -t overlay -o "lowerdir={root}/usr:/usr" overlay /usr && exec "$@"',
+        "sh",
+    ]
+
+
+def _confined(unit: Unit, netns: Path, command: list[str], *before: str) -> list[str]:
     """Each step replaces itself by the next, so that the process is the command's own."""
     keep = [f"+{name.removeprefix('CAP_').lower()}" for name in unit.one("CapabilityBoundingSet").split()]
-    overlay = f'mount -t overlay -o "lowerdir={root}/usr:/usr" overlay /usr && exec "$@"'
     return [
         *("nsenter", f"--net={netns}", "--"),
-        *("unshare", "-m", "--", "sh", "-c", overlay, "sh"),
+        *before,
         *("setpriv", "--inh-caps=-all", f"--bounding-set={','.join(['-all', *keep])}", "--"),
         *(sys.executable, "-IS", str(CONFINE), *_system_calls(unit), "--", *command),
     ]
