@@ -11,15 +11,24 @@
 # the same lines without a container engine (tests/functional/image).
 ARG BASE=debian:12-slim
 
+# The standard plugins for hosts that have none (kubeadm's packages bring them). Debian 12's know CNI up to 1.0 and need
+# glibc 2.34 on the host. Others, such as the CNI project's own static ones, take their place if their folder is given as
+#   --build-context plugins=DIR   (with DIR/usr/lib/cni/portmap and loopback)
+FROM ${BASE} AS plugins
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends containernetworking-plugins \
+    && rm -rf /var/lib/apt/lists/*
+
 FROM ${BASE} AS builder
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates containernetworking-plugins gcc libc6-dev python3-venv \
+    && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
+COPY --from=plugins /usr/lib/cni/portmap /usr/lib/cni/loopback /plugins/
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE requirements-build.lock requirements-runtime.lock ./
 COPY tools/build-shim.sh tools/install.sh tools/swap.py tools/
 COPY src src
-RUN tools/install.sh --destdir /out --plugins-from /usr/lib/cni
+RUN tools/install.sh --destdir /out --plugins-from /plugins
 
 FROM ${BASE} AS k8s-ovs
 RUN apt-get update \

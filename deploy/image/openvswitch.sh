@@ -42,7 +42,7 @@ database() {
 
 switch() {
     vsctl() {
-        ovs-vsctl --timeout=60 --no-wait --db=unix:$socket "$@"
+        ovs-vsctl --retry --timeout=60 --no-wait --db=unix:$socket "$@"
     }
     vsctl init # waits for the database
     if [ "$(vsctl --if-exists get Open_vSwitch . external_ids:system-id)" = "" ]; then

@@ -104,11 +104,13 @@ class FakeSwitch(Faulty):
         if self.host is not None:
             self.host.interfaces.add(spec.gateway)
 
-    async def remove_bridge(self, name: str) -> None:
+    async def remove_bridge(self, name: str) -> bool:
         await self._enter("remove_bridge")
-        if self.spec is not None and self.spec.name == name:
-            self.spec = None
-            self.rows.clear()
+        if self.spec is None or self.spec.name != name:
+            return False
+        self.spec = None
+        self.rows.clear()
+        return True
 
     async def add_port(self, attachment: Attachment) -> Attachment:
         await self._enter("add_port")
@@ -339,9 +341,10 @@ class FakeFirewall(Faulty):
             else found(Kind.FIREWALL, ["chain K8S-OVS-FORWARD of table filter: was empty"])
         )
 
-    async def remove(self) -> None:
+    async def remove(self) -> bool:
         await self._enter("remove")
-        self.rules = None
+        existed, self.rules = self.rules is not None, None
+        return existed
 
 
 @asynccontextmanager

@@ -171,7 +171,7 @@ class FakeSwitch:
     async def remake_gateway(self, spec: BridgeSpec) -> None:
         raise AssertionError("pods do not make gateways")
 
-    async def remove_bridge(self, name: str) -> None:
+    async def remove_bridge(self, name: str) -> bool:
         raise AssertionError("pods do not remove bridges")
 
     async def add_port(self, attachment: Attachment) -> Attachment:

@@ -10,7 +10,8 @@ from k8s_ovs.agent import conflist
 from k8s_ovs.errors import ConfigError
 
 SOCKET = Path("/run/k8s-ovs/cni.sock")
-TEXT = conflist.render(SOCKET, portmap=True)
+ALL = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
+TEXT = conflist.render(SOCKET, ALL, portmap=True)
 
 
 def names(folder: Path) -> list[str]:
@@ -19,7 +20,8 @@ def names(folder: Path) -> list[str]:
 
 def test_the_text_is_a_configuration_list_of_the_cni_specification() -> None:
     assert json.loads(TEXT) == {
-        "cniVersion": "1.1.0",
+        "cniVersion": "1.0.0",
+        "cniVersions": ["1.0.0", "1.1.0"],
         "name": "k8s-ovs",
         "plugins": [
             {
@@ -30,9 +32,48 @@ def test_the_text_is_a_configuration_list_of_the_cni_specification() -> None:
             {"type": "portmap", "capabilities": {"portMappings": True}},
         ],
     }
-    assert [plugin["type"] for plugin in json.loads(conflist.render(SOCKET, portmap=False))["plugins"]] == [
-        "k8s-ovs"
-    ]
+    assert [
+        plugin["type"] for plugin in json.loads(conflist.render(SOCKET, ALL, portmap=False))["plugins"]
+    ] == ["k8s-ovs"]
+
+
+@pytest.mark.parametrize(
+    ("spoken", "version", "versions"),
+    [
+        (["0.4.0", "1.0.0", "1.1.0"], "1.0.0", ["1.0.0", "1.1.0"]),
+        (["0.1.0", "0.4.0", "1.0.0"], "1.0.0", ["1.0.0"]),  # Debian 12
+        (["0.3.1", "0.4.0"], "0.4.0", ["0.4.0"]),  # the plugins before 1.0
+        (["7.0.0"], "1.0.0", ["1.0.0"]),
+    ],
+)
+def test_the_list_asks_for_no_more_than_portmap_knows(
+    tmp_path: Path, spoken: list[str], version: str, versions: list[str]
+) -> None:
+    """It asked for 1.1.0 always: with Debian 12's portmap, or below containerd 1.7, every pod failed."""
+    plugin(tmp_path / "portmap", json.dumps({"supportedVersions": spoken}))
+    found = conflist.chain_versions(tmp_path, portmap=True)
+    conf = json.loads(conflist.render(SOCKET, found, portmap=True))
+    assert (conf["cniVersion"], conf["cniVersions"]) == (version, versions)
+
+
+def test_a_portmap_that_cannot_be_asked_is_taken_for_an_old_one(tmp_path: Path) -> None:
+    assert conflist.chain_versions(tmp_path, portmap=True)[-1] == "1.0.0"
+    plugin(tmp_path / "portmap", "no JSON")
+    assert conflist.chain_versions(tmp_path, portmap=True)[-1] == "1.0.0"
+    assert conflist.chain_versions(tmp_path, portmap=False) == ALL
+
+
+def test_a_portmap_that_was_replaced_is_asked_again(tmp_path: Path) -> None:
+    plugin(tmp_path / "portmap", '{"supportedVersions":["1.0.0"]}')
+    assert conflist.chain_versions(tmp_path, portmap=True) == ("1.0.0",)
+    plugin(tmp_path / "new", '{"supportedVersions":["1.0.0","1.1.0"]}').rename(tmp_path / "portmap")
+    assert conflist.chain_versions(tmp_path, portmap=True) == ("1.0.0", "1.1.0")
+
+
+def plugin(path: Path, answer: str) -> Path:
+    path.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    path.chmod(0o755)
+    return path
 
 
 def test_it_is_written_into_a_folder_that_need_not_exist_and_nothing_else_stays_there(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ AGENT = {
     "--datapath": "netdev",
     "--cni-socket": "/run/x.sock",
     "--cni-conf-dir": "/etc/x",
+    "--cni-bin-dir": "/opt/x",
     "--resync-period": "7.5",
     "--tenant-wait": "3",
 }
@@ -81,7 +82,7 @@ DAEMON = {
 def expect(given: Options) -> None:
     assert agent_from(given, "n") == AgentSettings(
         hostname="n",
-        cni=CniSettings(Path("/run/x.sock"), Path("/etc/x"), portmap=False),
+        cni=CniSettings(Path("/run/x.sock"), Path("/etc/x"), portmap=False, bin_dir=Path("/opt/x")),
         switch=SwitchSettings(Path("/run/ovs7"), "br7", "netdev"),
         node_ip=IPv4Address("192.0.2.7"),
         mtu=8950,
@@ -221,4 +222,5 @@ def test_uninstall_asks_only_for_what_it_needs() -> None:
         "ovs_rundir",
         "cni_socket",
         "cni_conf_dir",
+        "cni_bin_dir",
     }

@@ -266,7 +266,8 @@ class Agent:
     async def _publish(self) -> bool:
         """Have the conflist where the runtime looks for it. False, and trouble, while it cannot be written."""
         cni = self._settings.cni
-        text = conflist.render(cni.socket, portmap=cni.portmap)
+        versions = await asyncio.to_thread(conflist.chain_versions, cni.bin_dir, portmap=cni.portmap)
+        text = conflist.render(cni.socket, versions, portmap=cni.portmap)
         try:
             if await asyncio.to_thread(conflist.write, cni.conf_dir, text):
                 log.info("wrote %s", cni.conf_dir / conflist.CONFLIST)

@@ -5,25 +5,68 @@ the agent leaves it where it is: the plugin answers "try again later" meanwhile.
 """
 
 import json
+import logging
 import os
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
+from k8s_ovs.cni.plugins import supported_versions
+from k8s_ovs.cni.protocol import SUPPORTED_VERSIONS
 from k8s_ovs.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 CONFLIST = "80-k8s-ovs.conflist"
 PLUGIN = "k8s-ovs"
-CNI_VERSION = "1.1.0"
+PORTMAP = "portmap"
+OLD_RUNTIME = "1.0.0"
+"""What containerd 1.6 and 1.7 and CRI-O before 1.31 know (libcni before 1.2); they fail each ADD of a newer list."""
+KNOWN_TO_ALL = tuple(version for version in SUPPORTED_VERSIONS if version <= OLD_RUNTIME)
 
 
-def render(socket: Path, *, portmap: bool) -> str:
-    """The network configuration list (CNI specification 1.1, section 1)."""
+def chain_versions(bin_dir: Path, *, portmap: bool) -> tuple[str, ...]:
+    """The versions of the specification that every plugin of our chain speaks, the oldest first.
+
+    A plugin refuses a newer one than it knows, and with it the pod: portmap before 1.5 knows no 1.1.0 (Debian 12 has 1.1.1).
+    Where it cannot be asked, 1.0.0 is what we count on.
+    """
+    if not portmap:
+        return SUPPORTED_VERSIONS
+    path = bin_dir / PORTMAP
+    try:
+        stat = path.stat()
+    except OSError:
+        return KNOWN_TO_ALL
+    return _spoken(path, stat.st_ino, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _spoken(path: Path, _inode: int, _changed: int) -> tuple[str, ...]:
+    """Asked once for each file that was there."""
+    try:
+        spoken = supported_versions(path)
+    except ConfigError as err:
+        log.warning("%s", err)
+        return KNOWN_TO_ALL
+    return tuple(version for version in SUPPORTED_VERSIONS if version in spoken) or KNOWN_TO_ALL
+
+
+def render(socket: Path, versions: Sequence[str], *, portmap: bool) -> str:
+    """The network configuration list (CNI specification 1.1, section 1) for a chain that speaks `versions`.
+
+    Runtimes that read `cniVersions` take the newest that they know; those that do not read it know `cniVersion`.
+    """
+    oldest = [version for version in versions if version in KNOWN_TO_ALL] or list(versions)
+    offered = [version for version in versions if version >= oldest[-1]]
     plugins: list[dict[str, object]] = [
         {"type": PLUGIN, "socket": str(socket), "capabilities": {"bandwidth": True}}
     ]
     if portmap:
-        plugins.append({"type": "portmap", "capabilities": {"portMappings": True}})
-    return json.dumps({"cniVersion": CNI_VERSION, "name": PLUGIN, "plugins": plugins}, indent=2) + "\n"
+        plugins.append({"type": PORTMAP, "capabilities": {"portMappings": True}})
+    conf = {"cniVersion": oldest[-1], "cniVersions": offered, "name": PLUGIN, "plugins": plugins}
+    return json.dumps(conf, indent=2) + "\n"
 
 
 def write(directory: Path, text: str) -> bool:

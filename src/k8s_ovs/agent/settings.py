@@ -9,11 +9,15 @@ from k8s_ovs.dataplane.bridge import BridgeSpec, Datapath
 
 @dataclass(frozen=True, slots=True)
 class CniSettings:
-    """`socket`: where the executable finds us; `conf_dir`: where the runtime finds our conflist."""
+    """`socket`: where the executable finds us; `conf_dir`: where the runtime finds our conflist.
+
+    `bin_dir`: where it finds plugins; what `portmap` there understands decides what the conflist asks for.
+    """
 
     socket: Path = Path("/run/k8s-ovs/cni.sock")
     conf_dir: Path = Path("/etc/cni/net.d")
     portmap: bool = True
+    bin_dir: Path = Path("/opt/cni/bin")
 
 
 @dataclass(frozen=True, slots=True)

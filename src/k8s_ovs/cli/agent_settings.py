@@ -32,6 +32,7 @@ def cni_from(options: Options) -> CniSettings:
         socket=options["cni_socket"],
         conf_dir=options["cni_conf_dir"],
         portmap=options.get("cni_portmap", True),
+        bin_dir=options["cni_bin_dir"],
     )
 
 

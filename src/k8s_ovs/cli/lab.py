@@ -4,8 +4,13 @@ The group itself. A command's module is imported when the command is used: the a
 nor `lab exec` for the matrix.
 """
 
+import os
+import sys
+from pathlib import Path
+
 import click
 
+import k8s_ovs
 from k8s_ovs.cli.lazy import LazyGroup
 
 _COMMANDS = {
@@ -25,3 +30,6 @@ _COMMANDS = {
 @click.group(cls=LazyGroup, commands_in=_COMMANDS)
 def lab() -> None:
     """A whole cluster on this machine: nodes, pods and a control plane in network namespaces."""
+    if sys.flags.isolated:
+        # Installed by tools/install.sh, where only the launcher knows the package's place; the lab's processes need it too.
+        os.environ["PYTHONPATH"] = str(Path(k8s_ovs.__file__).parents[1])

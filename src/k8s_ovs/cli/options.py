@@ -113,6 +113,7 @@ agent_options: Callable[[F], F] = _all(
         show_default=True,
         help="Chain the standard portmap plugin.",
     ),
+    cni_bin_option,
     click.option(
         "--resync-period",
         type=click.FloatRange(min=1),

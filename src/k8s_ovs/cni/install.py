@@ -70,12 +70,19 @@ def remove(folder: Path) -> bool:
 
 def standard_in(folder: Path) -> list[str]:
     """The standard plugins that `folder` has, whoever put them there."""
-    return [name for name in STANDARD if (folder / name).exists()]
+    return [name for name in STANDARD if os.path.lexists(folder / name)]
 
 
 def _complement(source: Path, target: Path) -> Placed:
-    """A standard plugin: ours only where there is none. A link that leads nowhere is none."""
-    if target.exists():
+    """A standard plugin: ours only where there is none.
+
+    A link that leads nowhere stays too: in a container, one to the host's own /usr/lib/cni looks like that.
+    """
+    if os.path.lexists(target):
+        if not target.exists():
+            return Placed(
+                target, Outcome.KEPT, f"{target} leads to {target.readlink()}, which cannot be seen from here"
+            )
         try:
             supported_versions(target)
         except ConfigError as err:

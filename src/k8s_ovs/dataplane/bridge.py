@@ -130,8 +130,8 @@ class Switch(Protocol):
     async def remake_gateway(self, spec: BridgeSpec) -> None:
         """Have the switch make the gateway's device anew, which it does not do by itself. Raises OvsdbError."""
 
-    async def remove_bridge(self, name: str) -> None:
-        """Remove the bridge and every port of it. Raises OvsdbError."""
+    async def remove_bridge(self, name: str) -> bool:
+        """Remove the bridge and every port of it. False if there was none. Raises OvsdbError."""
 
     async def add_port(self, attachment: Attachment) -> Attachment:
         """Add the pod's port, its lease and its queue in one transaction; return it with its ofport.
@@ -263,5 +263,5 @@ class Firewall(Protocol):
     async def ensure(self, spec: FirewallSpec) -> tuple[Finding, ...]:
         """Make our chains and jumps complete: which of them had to be changed. Raises FirewallError."""
 
-    async def remove(self) -> None:
-        """Remove every chain and jump of ours; nothing to remove is no error. Raises FirewallError."""
+    async def remove(self) -> bool:
+        """Remove every chain and jump of ours. False if there was none. Raises FirewallError."""

@@ -148,10 +148,11 @@ class IptablesFirewall:
         await self._restore(script, f"NAT rules for {spec.network}")
         return found(Kind.FIREWALL, faults)
 
-    async def remove(self) -> None:
+    async def remove(self) -> bool:
         """See `bridge.Firewall`."""
         script = [line for chain in CHAINS for line in await self._removal(chain)]
         await self._restore(script, "removal of the NAT rules")
+        return bool(script)
 
     async def _repair(self, chain: Chain) -> _Repair | None:
         """What makes `chain` complete; None if it is."""

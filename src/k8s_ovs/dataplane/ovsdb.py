@@ -107,10 +107,13 @@ class OvsdbSwitch:
             await self._until_acted(configuration, f"{what}: removal")
             await self.ensure_bridge(spec)
 
-    async def remove_bridge(self, name: str) -> None:
+    async def remove_bridge(self, name: str) -> bool:
         """See `bridge.Switch`. Waits for ovs-vswitchd too, but does not insist: uninstalling must work without it."""
+        existed = False
 
         def edit(replica: Replica, transaction: Transaction) -> None:
+            nonlocal existed
+            existed = replica.named("Bridge", name) is not None
             rows.drop_bridge(replica, transaction, name)
 
         configuration = await self._client.transact(f"bridge {name}: removal", None, edit, self._deadline)
@@ -118,6 +121,7 @@ class OvsdbSwitch:
             await self._client.until(lambda: self._acted(configuration), self._deadline)
         except TimeoutError:
             _log.warning("bridge %s: removed from OVSDB, but ovs-vswitchd does not confirm it", name)
+        return existed
 
     async def add_port(self, attachment: Attachment) -> Attachment:
         """See `bridge.Switch`. Returns once ovs-vswitchd has given an ofport; when it cannot, no row is left."""

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 Conf = dict[str, Any]
 IFNAME = "eth0"
+NEWEST_VERSION = "1.1.0"
+"""Of those that a list offers, the newest is taken that the runtime knows (section 1, `cniVersions`)."""
 _OPTIONAL = frozenset({"portmap"})
 """Plugins that are left out of the chain when the machine lacks them."""
 _SUFFIXES = frozenset({".conf", ".conflist", ".json"})
@@ -73,7 +75,8 @@ def load_conflist(directory: Path) -> Conf | None:
         return None
     conf: Conf = json.loads(text)
     if "plugins" in conf:
-        return conf
+        known = [version for version in conf.get("cniVersions", ()) if version <= NEWEST_VERSION]
+        return {**conf, "cniVersion": max([*known, conf["cniVersion"]])}
     return {"cniVersion": conf.get("cniVersion", "0.3.1"), "name": conf.get("name", ""), "plugins": [conf]}
 
 

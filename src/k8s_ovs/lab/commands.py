@@ -188,6 +188,7 @@ def agent(cluster: Cluster, node: Node) -> Command:
             f"--ovs-rundir={node.ovs_rundir}",
             f"--cni-socket={node.cni_socket}",
             f"--cni-conf-dir={node.cni_conf_dir}",
+            f"--cni-bin-dir={cluster.cni_bin}",
             f"--metrics-address=127.0.0.1:{METRICS_PORT}",
         ),
         netns=node.netns,

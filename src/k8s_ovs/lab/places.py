@@ -101,6 +101,8 @@ def node_environment(cluster: Cluster, node: Node) -> dict[str, str]:
         "KUBECONFIG": str(node.kubeconfig),
         "K8S_OVS_CNI_SOCKET": str(node.cni_socket),
         "K8S_OVS_CNI_CONF_DIR": str(node.cni_conf_dir),
+        # A folder that is never there: the nodes share the lab's plugins, and the machine's own are none of ours.
+        "K8S_OVS_CNI_BIN_DIR": str(node.directory / "cni-bin"),
     }
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes import clean_root
+from fakes import package_root
 
 TREE = Path(__file__).parents[3]
 
@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _built(script: str, dist: Path) -> Path:
-    printed = clean_root.run(str(TREE / "tools" / script), str(dist), timeout=500).stdout
+    printed = package_root.run(str(TREE / "tools" / script), str(dist), timeout=500).stdout
     return Path(printed.splitlines()[-1])
 
 
@@ -33,6 +33,6 @@ def rpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def root(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the Debian package depends on, and systemd: nothing else. Each test removes what it installs."""
-    depends = clean_root.run("dpkg-deb", "-f", str(deb), "Depends").stdout
-    names = clean_root.names(depends)
-    return clean_root.make(tmp_path_factory.mktemp("root"), [*names, "dpkg", "systemd"])
+    depends = package_root.run("dpkg-deb", "-f", str(deb), "Depends").stdout
+    names = package_root.names(depends)
+    return package_root.make(tmp_path_factory.mktemp("root"), [*names, "dpkg", "systemd"])

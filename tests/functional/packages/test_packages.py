@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes.clean_root import inside, listing, run
+from fakes.package_root import inside, listing, run
 from k8s_ovs import __version__
 
 TREE = Path(__file__).parents[3]

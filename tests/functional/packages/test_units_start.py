@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes.clean_root import run
+from fakes.package_root import run
 from fakes.labs import METRICS_PORT, Lab, eventually, running_lab
 from fakes.units import Unit, started
 from k8s_ovs.config import DEFAULT_PREFIX
