@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fakes.package_root import run
 from fakes.labs import METRICS_PORT, Lab, eventually, running_lab
+from fakes.package_root import run
 from fakes.units import Unit, started
 from k8s_ovs.config import DEFAULT_PREFIX
 from k8s_ovs.lab.cluster import DEFAULT_BASE
