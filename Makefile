@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test soak bench check fmt docs manifests lock shim packages kubectl helm clean
+.PHONY: help demo test soak bench check fmt docs manifests lock shim deb rpm packages kubectl helm clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -74,6 +74,12 @@ shim: $(SHIM) ## Build the static CNI executable
 
 $(SHIM): src/k8s_ovs/cni/shim.c src/k8s_ovs/cni/json_scan.h tools/build-shim.sh
 	tools/build-shim.sh $@
+
+deb: packages ## Build the Debian package into dist/
+	@tools/build-deb.sh
+
+rpm: $(if $(wildcard /etc/debian_version),packages) ## Build the RPM into dist/
+	@tools/build-rpm.sh
 
 packages:
 	@tools/install-packages.sh

@@ -6,7 +6,7 @@
 set -eu
 
 PACKAGES="openvswitch-switch etcd-server etcd-client iptables iproute2 ethtool conntrack tcpdump gcc libc6-dev
-python3-venv python3-dev procps iputils-ping nginx openssl"
+python3-venv python3-dev procps iputils-ping nginx openssl rpm rpmlint lintian"
 
 missing=""
 for package in $PACKAGES; do

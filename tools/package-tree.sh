@@ -49,7 +49,7 @@ if [ ! -d "$cache/$key" ]; then
     chmod -R a-x+X "$new/usr/lib/k8s-ovs/python"
     # Modules are imported; the interpreter that some name is not there.
     find "$new/usr/lib/k8s-ovs/python" -name '*.py' -exec sed -i '1{/^#!/d}' {} +
-    find "$cache" -mindepth 1 -maxdepth 1 ! -path "$new" ! -name '.new.*' -exec rm -rf {} +
+    find "$cache" -mindepth 1 -maxdepth 1 -mtime +0 -exec rm -rf {} + # of older sources; not what another build copies just now
     mv -T "$new" "$cache/$key" 2>/dev/null || [ -d "$cache/$key" ] # a build beside this one was faster
 fi
 

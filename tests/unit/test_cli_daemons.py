@@ -222,3 +222,16 @@ def test_readiness_is_told_to_the_service_manager(
     monkeypatch.setattr(daemons, "run_daemon", run_daemon)
     assert k8s_ovs("agent").code == 0
     assert told == ["serving"]
+
+
+def test_a_controller_is_up_once_its_services_are(
+    k8s_ovs: CommandLine, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit of Type=notify waits for it, and no agent is there to tell."""
+    told: list[str] = []
+    monkeypatch.setattr(Notifier, "ready", lambda _, status: told.append(status))
+    monkeypatch.setenv("KUBERNETES_MASTER", "192.0.2.20:8080")
+    assert k8s_ovs("controller").code == 0
+    assert told == ["running; /readyz tells whether it leads or stands by"]
+    assert k8s_ovs().code == 0
+    assert len(told) == 1, "with both halves, the agent tells"

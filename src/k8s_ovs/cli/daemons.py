@@ -75,6 +75,8 @@ def _run(flags: options.Options, *, with_agent: bool, with_controller: bool) -> 
             _services(settings, serving, with_kube=with_kube) as services,
             asyncio.TaskGroup() as tasks,
         ):
+            if not with_agent:
+                notifier.ready("running; /readyz tells whether it leads or stands by")
             for name, half in halves.items():
                 tasks.create_task(half(services), name=name)
 
