@@ -68,7 +68,9 @@ class KubeApi:
 
     def start(self) -> None:
         """Start, on the same port as before, and wait until it says that it listens."""
-        command = [sys.executable, "-m", "k8s_ovs.lab.kubeapi", "--journal", str(self.journal), *self.options]
+        # It dies with the thread that starts it, however that ends.
+        command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "k8s_ovs.lab.kubeapi"]
+        command += ["--journal", str(self.journal), *self.options]
         pass_fds: tuple[int, ...] = ()
         if self.listener:
             pass_fds = (self.listener.fileno(),)
