@@ -88,10 +88,6 @@ def node() -> Iterator[Node]:
         yield Node(lab, subnet.replace(".0/", ".1/"), pod, port)
 
 
-BLINK = 0.1
-"""Seconds that a gap across nodes may last: the userspace datapath reads its routes anew when a link changes."""
-
-
 def by_comparison(node: Node) -> list[Harm]:
     flows = f"{OFCTL} dump-flows br0"
     route = f"table=70,ip,nw_dst={node.pod}"
@@ -236,11 +232,7 @@ def suffer(node: Node, probes: list[Probe], harms: list[list[Harm]], bound: floa
         logs = flow.finish()
     print("\n".join(f"{name}: {seconds:.2f} s" for name, seconds in took.items()))
     lost = {
-        name: [
-            f"{gap.count} after {(gap.begun - begun) / 1e9:.2f} s"
-            for gap in log.gaps(begun, ended)
-            if gap.seconds > (BLINK if name in {probe.name for probe in ACROSS} else 0)
-        ]
+        name: [f"{gap.count} after {(gap.begun - begun) / 1e9:.2f} s" for gap in log.gaps(begun, ended)]
         for name, log in logs.items()
     }
     assert all(len(log.numbers(begun, ended)) > 100 for log in logs.values())

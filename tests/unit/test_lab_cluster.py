@@ -146,3 +146,10 @@ def test_the_uplink_gets_address_and_default_route_in_this_order() -> None:
         "link set br-phy up",
         "route replace default via 100.64.10.1",
     ]
+
+
+def test_the_switch_is_told_the_routes_that_the_kernel_has() -> None:
+    assert ovsnode.tunnel_routes(cluster(), cluster().nodes[0]) == [
+        ("100.64.10.0/24", "br-phy"),
+        ("0.0.0.0/0", "br-phy", "100.64.10.1"),
+    ]

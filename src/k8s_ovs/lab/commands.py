@@ -170,7 +170,10 @@ def ovsdb(cluster: Cluster, node: Node) -> Command:
 
 
 def vswitchd(cluster: Cluster, node: Node) -> Command:
-    """The node's own switch. The kernel datapath is disabled: namespaces would share its state, and many hosts lack it."""
+    """The node's own switch. The kernel datapath is disabled: namespaces would share its state, and many hosts lack it.
+
+    Its routes come from `ovsnode.Uplink`, which says why.
+    """
     return Command(
         name=f"{node.name}/vswitchd",
         argv=(
@@ -179,6 +182,7 @@ def vswitchd(cluster: Cluster, node: Node) -> Command:
             f"unix:{node.ovs_rundir / 'db.sock'}",
             f"--unixctl={node.ovs_rundir / 'ovs-vswitchd.ctl'}",
             "--disable-system",
+            "--disable-system-route",
             "--no-chdir",
             "-vconsole:warn",
             "-vsyslog:off",

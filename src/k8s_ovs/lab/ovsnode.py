@@ -2,17 +2,23 @@
 
 Called by the supervisor. The address is what a host's network service would do: whenever the switch (re)creates the
 bridge's port, the address and the default route go onto it again, at once. The pods' bridge is the agent's, not ours.
+
+The switch does not read the kernel's routes (--disable-system-route), it is told the two that it needs: a userspace switch
+that does reads them all anew whenever any interface of its host comes, goes or changes, and until it has, it knows
+neither the way into its tunnels nor its own tunnel address (OVS 3.1, ovs-router.c). The kernel datapath has no such gap.
 """
 
 import asyncio
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-from k8s_ovs.errors import LabError
+from k8s_ovs.dataplane import unixctl
+from k8s_ovs.errors import LabError, OpenFlowError
 from k8s_ovs.lab import fabric, namespaces
 from k8s_ovs.lab.cluster import UNDERLAY_BRIDGE, Cluster, Node
 from k8s_ovs.lab.commands import VSWITCH_SCHEMA, ovs_environment
@@ -20,7 +26,11 @@ from k8s_ovs.lab.commands import VSWITCH_SCHEMA, ovs_environment
 ADDRESS_FILE = "address"
 _SO_RCVBUFFORCE = 33
 _RTM_NEWLINK = 16
+_RTM_NEWADDR = 20
 _RTMGRP_LINK = 1
+_RTMGRP_IPV4_IFADDR = 0x10
+_ROUTES_DEADLINE = 5.0
+_ROUTES_RETRY = 0.2
 _IFLA_IFNAME = 3
 _HEADER = struct.Struct("=IHHII")
 _IFINFO = struct.Struct("=BxHiII")
@@ -86,10 +96,16 @@ def uplink_batch(cluster: Cluster, node: Node) -> str:
     )
 
 
-class Uplink:
-    """Keeps the node's address on its uplink bridge.
+def tunnel_routes(cluster: Cluster, node: Node) -> list[tuple[str, ...]]:
+    """Arguments of `ovs/route/add` (ovs-vswitchd(8)): what the kernel's table says after `uplink_batch`."""
+    router = str(cluster.networks.router.ip)
+    return [(str(node.address.network), UNDERLAY_BRIDGE), ("0.0.0.0/0", UNDERLAY_BRIDGE, router)]
 
-    `listening` is set when the switch may start, `ready` once the address is there for the first time.
+
+class Uplink:
+    """Keeps the node's address on its uplink bridge, and the switch's routes with it.
+
+    `listening` is set when the switch may start, `ready` once address and routes are there for the first time.
     """
 
     def __init__(self, cluster: Cluster, node: Node) -> None:
@@ -103,14 +119,20 @@ class Uplink:
         sock = namespaces.inside(self._node.netns, _link_monitor)
         self.listening.set()
         try:
-            configured = LinkState(0, 0)
+            configured, told = LinkState(0, 0), True
             while True:
-                data = await asyncio.get_running_loop().sock_recv(sock, 1 << 20)
+                try:
+                    async with asyncio.timeout(None if told else _ROUTES_RETRY):
+                        data = await asyncio.get_running_loop().sock_recv(sock, 1 << 20)
+                except TimeoutError:
+                    data = b""
                 for link in link_states(data, UNDERLAY_BRIDGE):
                     # Not only for a new port: the switch takes the port down to set its MAC address, and down means
                     # that the kernel forgets the default route.
                     if link != configured and await self._configure():
                         configured = link
+                if not told or _has_message(data, _RTM_NEWADDR):
+                    told = await self._tell_routes()
         finally:
             sock.close()
 
@@ -122,6 +144,18 @@ class Uplink:
         except LabError:
             return False  # the switch went away in between: it will make the port again
         namespaces.sysctl(self._node.netns, ((f"net.ipv4.conf.{UNDERLAY_BRIDGE}.arp_ignore", "0"),))
+        return True
+
+    async def _tell_routes(self) -> bool:
+        """Tell the switch the way to the other nodes and to the rest, from the bridge's address as it is now."""
+        routes = tunnel_routes(self._cluster, current(self._node))
+        try:
+            async with unixctl.connect(self._node.ovs_rundir, _ROUTES_DEADLINE, "ovs/route/add") as switch:
+                answers = [await switch.call("ovs/route/add", *route) for route in routes]
+        except OpenFlowError:
+            return False  # it went away, or is busy for long
+        if any(answer.refused for answer in answers):
+            return False  # the bridge has no address at the moment
         self.ready.set()
         return True
 
@@ -130,7 +164,7 @@ def _link_monitor() -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     # Hundreds of pods come and go beside the one link that we look for: an overrun would lose it.
     sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 << 20)
-    sock.bind((0, _RTMGRP_LINK))
+    sock.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR))
     sock.setblocking(False)
     return sock
 
@@ -146,17 +180,26 @@ class LinkState:
 def link_states(data: bytes, ifname: str) -> list[LinkState]:
     """What RTM_NEWLINK messages in a netlink datagram say about `ifname`, in order (rtnetlink(7))."""
     found = []
+    for kind, body in _messages(data):
+        if kind == _RTM_NEWLINK and _ifname(body[_IFINFO.size :]) == ifname:
+            _, _, index, flags, _ = _IFINFO.unpack_from(body)
+            found.append(LinkState(index, flags))
+    return found
+
+
+def _has_message(data: bytes, wanted: int) -> bool:
+    return any(kind == wanted for kind, _ in _messages(data))
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and body of each message in a netlink datagram (netlink(7))."""
     offset = 0
     while offset + _HEADER.size <= len(data):
         length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
         if length < _HEADER.size:
-            break
-        body = data[offset + _HEADER.size : offset + length]
-        if kind == _RTM_NEWLINK and _ifname(body[_IFINFO.size :]) == ifname:
-            _, _, index, flags, _ = _IFINFO.unpack_from(body)
-            found.append(LinkState(index, flags))
+            return
+        yield kind, data[offset + _HEADER.size : offset + length]
         offset += (length + 3) & ~3
-    return found
 
 
 def _ifname(attributes: bytes) -> str:
