@@ -1,17 +1,16 @@
 """Where etcd is, out of what the manifests leave in the cluster: for `kubectl ovs status` with nothing but a kubeconfig."""
 
-import base64
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from k8s_ovs.cli import cluster_etcd as module
-from k8s_ovs.cli.cluster_etcd import ConfigMap, Secret, cluster_etcd
+from k8s_ovs.cli.cluster_etcd import cluster_etcd
 from k8s_ovs.errors import KubeDenied, KubeNotFound
 from k8s_ovs.sources.etcd.settings import EtcdSettings
 from k8s_ovs.sources.kube.credentials import KubeSettings
-from k8s_ovs.sources.kube.objects import ObjectMeta
+from k8s_ovs.sources.kube.objects import ConfigMap, ObjectMeta, Secret
 
 META = ObjectMeta(name="k8s-ovs-etcd")
 GIVEN = EtcdSettings()
@@ -23,7 +22,7 @@ def secret(**values: str) -> Secret:
     names = {"ca": "ca.crt", "cert": "client.crt", "key": "client.key"}
     return Secret(
         metadata=META,
-        data={names[name]: base64.b64encode(value.encode()).decode() for name, value in values.items()},
+        data={names[name]: value.encode() for name, value in values.items()},
     )
 
 
@@ -91,7 +90,6 @@ async def test_without_tls_no_secret_is_asked_for(monkeypatch: pytest.MonkeyPatc
         Api(ConfigMap(metadata=META)),
         Api(KubeDenied("may not", status=403)),
         Api(ENDPOINTS, None),
-        Api(ENDPOINTS, Secret(metadata=META, data={"ca.crt": "no base64!"})),
     ],
 )
 async def test_what_cannot_be_had_changes_nothing(monkeypatch: pytest.MonkeyPatch, api: Api) -> None:

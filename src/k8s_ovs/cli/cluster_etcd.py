@@ -4,41 +4,23 @@ For `k8s-ovs status`. Only if no endpoint is given; what is given counts. The cl
 command runs, readable for nobody else.
 """
 
-import base64
-import binascii
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from k8s_ovs.errors import ConfigError, KubeError, RecordError
+from k8s_ovs.errors import ConfigError, KubeError
 from k8s_ovs.sources.etcd.settings import EtcdSettings, split_endpoints
 from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.credentials import KubeSettings, credentials_given, load_credentials
-from k8s_ovs.sources.kube.objects import KubeObject, Resource
+from k8s_ovs.sources.kube.objects import CONFIG_MAPS, SECRETS
 
 NAMESPACE = "kube-system"
 CONFIG_MAP, ENDPOINTS = "k8s-ovs-etcd", "K8S_OVS_ETCD_ENDPOINTS"
 SECRET = "k8s-ovs-etcd-tls"  # noqa: S105 - its name
 FILES = {"cafile": "ca.crt", "certfile": "client.crt", "keyfile": "client.key"}
 SECONDS = 10.0
-
-
-class ConfigMap(KubeObject, frozen=True, kw_only=True):
-    """A ConfigMap (core/v1)."""
-
-    data: dict[str, str] | None = None
-
-
-class Secret(KubeObject, frozen=True, kw_only=True):
-    """A Secret (core/v1); the values are base64."""
-
-    data: dict[str, str] | None = None
-
-
-CONFIG_MAPS = Resource("api/v1", "configmaps", "ConfigMap", namespaced=True, type=ConfigMap)
-SECRETS = Resource("api/v1", "secrets", "Secret", namespaced=True, type=Secret)
 
 
 @asynccontextmanager
@@ -55,7 +37,7 @@ async def cluster_etcd(
                 said = await client.get(CONFIG_MAPS, CONFIG_MAP, NAMESPACE)
                 endpoints = split_endpoints((said.data or {}).get(ENDPOINTS, ""))
                 files = await _files(client, Path(folder)) if any("https" in one for one in endpoints) else {}
-        except (KubeError, RecordError, ConfigError):
+        except (KubeError, ConfigError):
             endpoints, files = (), {}  # whoever asks next says why, if it is not only this
         if not endpoints:
             yield given
@@ -70,18 +52,13 @@ async def cluster_etcd(
 
 
 async def _files(client: KubeClient, folder: Path) -> dict[str, Path]:
-    """CA, certificate and key as files. Raises KubeError, RecordError."""
+    """CA, certificate and key as files. Raises KubeError."""
     data = (await client.get(SECRETS, SECRET, NAMESPACE)).data or {}
     found = {}
     for setting, key in FILES.items():
-        if key not in data:
-            continue
-        try:
-            content = base64.b64decode(data[key], validate=True)
-        except binascii.Error as err:
-            raise RecordError(f"Secret {NAMESPACE}/{SECRET}", f"{key} is not base64") from err
-        path = folder / key
-        path.touch(mode=0o600)
-        path.write_bytes(content)
-        found[setting] = path
+        if key in data:
+            path = folder / key
+            path.touch(mode=0o600)
+            path.write_bytes(data[key])
+            found[setting] = path
     return found
