@@ -23,6 +23,7 @@ from k8s_ovs.lab.state import load_cluster
 NODE, NAMESPACE = "node1", "default"
 PATIENCE = 120.0
 """Seconds that conntrack's entries of pods that are gone may need to go: no less than their timeout."""
+SETTLING = 30.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Footprint:
     flows: int
     connections: int
     switch_kb: int
+
+    @property
+    def steady(self) -> tuple[int, ...]:
+        """What pods that are gone must not change: all but memory, and threads, which are kept for the next ones."""
+        return self.fds, self.interfaces, self.links, self.flows, self.connections
 
     def row(self, pairs: int) -> str:
         """A row of a Markdown table."""
@@ -126,6 +132,15 @@ class Mill:
         async with asyncio.timeout(PATIENCE):
             while (found := await self.footprint()).connections > connections:
                 await asyncio.sleep(0.2)
+        return found
+
+    async def settled(self, before: Footprint) -> Footprint:
+        """The same once it is what was there `before`, or what is there for good: a command that runs has descriptors too."""
+        deadline = asyncio.get_running_loop().time() + SETTLING
+        while (found := await self.footprint()).steady != before.steady:
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(0.2)
         return found
 
     async def _interfaces(self) -> int:

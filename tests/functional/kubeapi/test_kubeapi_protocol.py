@@ -209,7 +209,7 @@ async def test_collections_can_be_deleted(client: Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "headers", "code"),
     [
-        ("GET", "/apis/apps/v1/deployments", {}, 404),
+        ("GET", "/apis/apps/v1/replicasets", {}, 404),
         ("GET", "/nothing", {}, 404),
         ("POST", "/api/v1/namespaces/default/pods/web", {}, 405),
         ("POST", "/api/v1/configmaps", {}, 400),
