@@ -1,9 +1,10 @@
-"""Where a pod of the host's network may go: taints of nodes that are not ready, ports, and pods that avoid each other. Pure.
+"""Where a pod may go: labels, taints of nodes that are not ready, ports, and pods that avoid each other. Pure.
 
 Asked by the lab's scheduler.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -34,6 +35,54 @@ def fits(pod: LabPod, others: Iterable[LabPod]) -> bool:
         if (avoided and other.metadata.namespace == pod.metadata.namespace) or wanted & _ports(other):
             return False
     return True
+
+
+def asks_for_labels(pod: LabPod) -> bool:
+    """Whether it matters for the pod what labels the nodes have."""
+    return bool(pod.spec.node_selector or _node_affinity(pod))
+
+
+def allowed(pod: LabPod, labels: Mapping[str, str]) -> bool:
+    """Whether the pod may be on a node with these labels: nodeSelector, and what nodeAffinity requires."""
+    selector = pod.spec.node_selector or {}
+    required = _node_affinity(pod).get("requiredDuringSchedulingIgnoredDuringExecution")
+    if any(labels.get(name) != value for name, value in selector.items()):
+        return False
+    return required is None or any(_term(term, labels) for term in required.get("nodeSelectorTerms") or ())
+
+
+def preference(pod: LabPod, labels: Mapping[str, str]) -> int:
+    """The sum of the weights of what nodeAffinity prefers and the node has."""
+    preferred = _node_affinity(pod).get("preferredDuringSchedulingIgnoredDuringExecution") or ()
+    return sum(entry["weight"] for entry in preferred if _term(entry["preference"], labels))
+
+
+def choose(pod: LabPod, nodes: Mapping[str, Mapping[str, str]], order: Iterable[str]) -> str | None:
+    """The node (labels by name in `nodes`) that the pod prefers, the first in `order` of those; None: it may be on none."""
+    good = [name for name in order if allowed(pod, nodes.get(name, {}))]
+    return max(good, key=lambda name: preference(pod, nodes.get(name, {})), default=None)
+
+
+def _node_affinity(pod: LabPod) -> dict[str, Any]:
+    found: dict[str, Any] = (pod.spec.affinity or {}).get("nodeAffinity") or {}
+    return found
+
+
+def _term(term: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """All of its expressions; a term without any matches no node. matchFields match none: the lab does not know them."""
+    expressions = term.get("matchExpressions") or ()
+    return bool(expressions) and not term.get("matchFields") and all(_holds(e, labels) for e in expressions)
+
+
+def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    value, wanted = labels.get(expression["key"]), expression.get("values") or ()
+    answers = {
+        "Exists": value is not None,
+        "DoesNotExist": value is None,
+        "In": value in wanted,
+        "NotIn": value not in wanted,
+    }
+    return answers.get(expression["operator"], False)
 
 
 def on(pod: LabPod, node: str) -> LabPod:
