@@ -3,7 +3,7 @@
 Asked by the lab's scheduler.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,6 +11,13 @@ import msgspec
 from k8s_ovs.lab.objects import LabPod
 
 NOT_READY = "node.kubernetes.io/not-ready"
+OPERATORS: Mapping[str, Callable[[str | None, Sequence[str]], bool]] = {
+    "Exists": lambda value, _: value is not None,
+    "DoesNotExist": lambda value, _: value is None,
+    "In": lambda value, values: value in values,
+    "NotIn": lambda value, values: value not in values,
+}
+"""Of node affinity: whether a label's value (None: the node has no such label) is as wanted."""
 _HOSTNAME = "kubernetes.io/hostname"
 
 
@@ -69,20 +76,14 @@ def _node_affinity(pod: LabPod) -> dict[str, Any]:
 
 
 def _term(term: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """All of its expressions; a term without any matches no node. matchFields match none: the lab does not know them."""
+    """All of its expressions; a term without any matches no node."""
     expressions = term.get("matchExpressions") or ()
-    return bool(expressions) and not term.get("matchFields") and all(_holds(e, labels) for e in expressions)
+    return bool(expressions) and all(_holds(expression, labels) for expression in expressions)
 
 
 def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    value, wanted = labels.get(expression["key"]), expression.get("values") or ()
-    answers = {
-        "Exists": value is not None,
-        "DoesNotExist": value is None,
-        "In": value in wanted,
-        "NotIn": value not in wanted,
-    }
-    return answers.get(expression["operator"], False)
+    holds = OPERATORS.get(expression["operator"])
+    return holds is not None and holds(labels.get(expression["key"]), expression.get("values") or ())
 
 
 def on(pod: LabPod, node: str) -> LabPod:
