@@ -100,7 +100,8 @@ class ProcessPod:
             try:
                 raw = await self._objects.read()
                 spec = self._spec = parse(raw["spec"], f"pod {self.pod.title}")
-                self._told = {c.name: Told() for c in (*spec.init, *spec.containers)}
+                waiting = "PodInitializing" if spec.init else "ContainerCreating"
+                self._told = {c.name: Told(waiting=waiting) for c in (*spec.init, *spec.containers)}
                 claims = await self._objects.claims(spec)
                 volumes = Volumes(self._cluster, self._node, self._folder, spec, claims)
                 await self._refresh(raw, volumes)
@@ -111,6 +112,7 @@ class ProcessPod:
                 await self._complain(
                     "FailedMount" if isinstance(err, environment.Missing) else "Failed", str(err)
                 )
+                await self._tell_waiting()
             await asyncio.sleep(backoff.next())
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tell_status(spec), name=f"{self.pod.title} status")
@@ -215,6 +217,14 @@ class ProcessPod:
     def _grace(self) -> float:
         """Seconds that a process has to end: none when the lab ends, and not the pod."""
         return self._spec.grace if self._unwanted and self._spec is not None else 0.0
+
+    async def _tell_waiting(self) -> None:
+        """The status of a pod whose volumes are not there yet."""
+        if self._spec is None:
+            return
+        status = podstatus.status(self._spec, self._told, str(self._node.ip), self._conditions, self._begun)
+        with contextlib.suppress(KubeError):  # it is told once more, at the latest when the pod runs
+            await self._api.set_status(self.pod, status)
 
     async def _tell_status(self, spec: PodSpec) -> None:
         last = ""
