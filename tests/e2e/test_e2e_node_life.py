@@ -278,6 +278,7 @@ def test_a_subnet_changed_by_hand_is_served_and_the_pods_are_made_again(lab: Lab
     assert old != free
     with undisturbed(lab) as seen:
         assert ready(lab, "node2")
+        seen.flows_again([*OTHERS, *WITHIN, *ACROSS])
     assert seen.lost([*WITHIN, *ACROSS]) == {}
 
 

@@ -109,7 +109,7 @@ def runtime_on(lab: Lab, node: str) -> Iterator[Runtime]:
     """A runtime on `node`, which must be ready; its sandboxes are removed afterwards."""
     directory = lab.directory(node)
     conflist = json.loads((directory / "net.d" / "80-k8s-ovs.conflist").read_text())
-    conf = conflist["plugins"][0] | {"name": conflist["name"], "cniVersion": conflist["cniVersion"]}
+    conf = conflist["plugins"][0] | {"name": conflist["name"], "cniVersion": max(conflist["cniVersions"])}
     runtime = Runtime(lab, conf, directory.parent.parent / "cni-bin" / "k8s-ovs")
     try:
         yield runtime

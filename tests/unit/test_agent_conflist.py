@@ -57,10 +57,14 @@ def test_the_list_asks_for_no_more_than_portmap_knows(
 
 
 def test_a_portmap_that_cannot_be_asked_is_taken_for_an_old_one(tmp_path: Path) -> None:
-    assert conflist.chain_versions(tmp_path, portmap=True)[-1] == "1.0.0"
+    assert conflist.chain_versions(tmp_path / "not mounted", portmap=True)[-1] == "1.0.0"
     plugin(tmp_path / "portmap", "no JSON")
     assert conflist.chain_versions(tmp_path, portmap=True)[-1] == "1.0.0"
     assert conflist.chain_versions(tmp_path, portmap=False) == ALL
+
+
+def test_a_portmap_that_is_not_there_refuses_nothing(tmp_path: Path) -> None:
+    assert conflist.chain_versions(tmp_path, portmap=True) == ALL
 
 
 def test_a_portmap_that_was_replaced_is_asked_again(tmp_path: Path) -> None:

@@ -30,11 +30,11 @@ def chain_versions(bin_dir: Path, *, portmap: bool) -> tuple[str, ...]:
     """The versions of the specification that every plugin of our chain speaks, the oldest first.
 
     A plugin refuses a newer one than it knows, and with it the pod: portmap before 1.5 knows no 1.1.0 (Debian 12 has 1.1.1).
-    Where it cannot be asked, 1.0.0 is what we count on.
+    Where it cannot be asked, 1.0.0 is what we count on; where there is none, it refuses nothing.
     """
-    if not portmap:
-        return SUPPORTED_VERSIONS
     path = bin_dir / PORTMAP
+    if not portmap or (bin_dir.is_dir() and not os.path.lexists(path)):
+        return SUPPORTED_VERSIONS
     try:
         stat = path.stat()
     except OSError:

@@ -41,9 +41,8 @@ def remember(
     taken = _Taken((record.subnet for record in after if record.subnet is not None), config)
     wanted: dict[str, FormerSubnet] = {}
     losing = [records[key] for key in sorted(batch.keys() & records.keys())]
-    told = formers.get
     new = [
-        FormerSubnet(record.host, record.subnet, was.extra if (was := told(record.host)) else {})
+        FormerSubnet(record.host, record.subnet, was.extra if (was := formers.get(record.host)) else {})
         for record in losing
         if record.subnet is not None and not record.assign
     ]
@@ -51,7 +50,7 @@ def remember(
         if former.host not in serving and former.host not in wanted and taken.take(former.subnet):
             wanted[former.host] = former
     writes: dict[str, FormerSubnet | None] = dict.fromkeys(sorted(formers.keys() - wanted.keys()))
-    return writes | {host: former for host, former in wanted.items() if former != told(host)}
+    return writes | {host: former for host, former in wanted.items() if former != formers.get(host)}
 
 
 class _Taken:

@@ -9,12 +9,13 @@ neither the way into its tunnels nor its own tunnel address (OVS 3.1, ovs-router
 """
 
 import asyncio
+import fcntl
 import os
 import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from k8s_ovs.dataplane import unixctl
@@ -27,6 +28,7 @@ ADDRESS_FILE = "address"
 _SO_RCVBUFFORCE = 33
 _RTM_NEWLINK = 16
 _RTM_NEWADDR = 20
+_SIOCGIFADDR = 0x8915
 _RTMGRP_LINK = 1
 _RTMGRP_IPV4_IFADDR = 0x10
 _ROUTES_DEADLINE = 5.0
@@ -150,14 +152,25 @@ class Uplink:
         """Tell the switch the way to the other nodes and to the rest, from the bridge's address as it is now."""
         routes = tunnel_routes(self._cluster, current(self._node))
         try:
+            address = namespaces.inside(self._node.netns, lambda: _address_of(UNDERLAY_BRIDGE))
             async with unixctl.connect(self._node.ovs_rundir, _ROUTES_DEADLINE, "ovs/route/add") as switch:
-                answers = [await switch.call("ovs/route/add", *route) for route in routes]
-        except OpenFlowError:
-            return False  # it went away, or is busy for long
-        if any(answer.refused for answer in answers):
-            return False  # the bridge has no address at the moment
+                for route in routes:
+                    await switch.call("ovs/route/add", *route)
+                shown = await switch.call("ovs/route/show")
+        except (OpenFlowError, OSError):
+            return False  # the switch or the address went away, or the switch is busy for long
+        # It takes the source from what it knows of the bridge's address, and that may be what the bridge had before.
+        if shown.text.count(f"SRC {address}\n") < len(routes):
+            return False
         self.ready.set()
         return True
+
+
+def _address_of(ifname: str) -> IPv4Address:
+    """The interface's first address (netdevice(7)). Raises OSError if there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        answer = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("40s", ifname.encode()))
+    return IPv4Address(answer[20:24])
 
 
 def _link_monitor() -> socket.socket:
