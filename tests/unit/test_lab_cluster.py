@@ -7,7 +7,7 @@ import pytest
 from fakes.lab_cluster import NETWORKS, cluster
 from k8s_ovs.config import Mode
 from k8s_ovs.errors import LabError
-from k8s_ovs.lab import commands, fabric, labfile, ovsnode
+from k8s_ovs.lab import commands, fabric, labfile, ovsnode, places
 from k8s_ovs.lab.cluster import check_name, pick
 
 
@@ -48,7 +48,9 @@ def test_no_address_is_given_twice() -> None:
 
 
 def test_survives_the_way_through_lab_json() -> None:
-    one = cluster(bare=True, shim=Path("/x/cni"), mode=Mode.SUBNET, kube_bin=Path("/opt/kube"))
+    one = cluster(
+        bare=True, shim=Path("/x/cni"), mode=Mode.SUBNET, kube_bin=Path("/opt/kube"), etcd_pod_port=12379
+    )
     assert labfile.from_json(labfile.to_json(one)) == one
 
 
@@ -129,6 +131,18 @@ def test_the_agents_flags_are_those_of_a_node() -> None:
         f"--cni-conf-dir={one.nodes[1].cni_conf_dir}",
     ):
         assert flag in argv
+
+
+def test_an_etcd_that_is_a_pod_is_reached_on_its_node_with_the_certificates_of_its_secret() -> None:
+    one = cluster(manifests=Path("/m.yaml"), etcd_pod_port=12379)
+    assert (one.etcd_endpoint, one.etcd_process) == ("https://100.64.10.11:12379", "node1/etcd")
+    inside, shell = places.find(one, "node2").environment, places.shell_environment(one)
+    assert inside["ETCDCTL_ENDPOINTS"] == one.etcd_endpoint
+    assert shell["K8S_OVS_ETCD_ENDPOINTS"] == "https://127.0.0.1:40001"
+    for name in ("ETCDCTL_CACERT", "ETCDCTL_CERT", "ETCDCTL_KEY", "K8S_OVS_ETCD_CAFILE"):
+        assert inside[name] == shell[name]
+        assert Path(shell[name]).parent == one.directory / "etcd-client"
+    assert "ETCDCTL_CERT" not in places.shell_environment(cluster(manifests=Path("/m.yaml")))
 
 
 def test_the_fabric_wires_every_node_to_the_bridge() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from fakes.lab_cluster import cluster
 from k8s_ovs.errors import LabError
-from k8s_ovs.lab import objects
+from k8s_ovs.lab import objects, placing
 from k8s_ovs.lab.cniexec import SandboxArgs, address_of, load_conflist, plugin_conf
 from k8s_ovs.lab.objects import LabPod
 
@@ -87,11 +87,11 @@ def test_host_ports_in_the_form_of_the_capability() -> None:
 
 def test_pods_go_to_the_first_node_in_turn_that_fits() -> None:
     nodes = {name: {objects.HOSTNAME_LABEL: name} for name in ("node1", "node2", "node3")}
-    assert objects.choose_node(pod(), nodes, ["node2", "node3", "node1"]) == "node2"
+    assert placing.choose(pod(), nodes, ["node2", "node3", "node1"]) == "node2"
     picky = pod(nodeSelector={objects.HOSTNAME_LABEL: "node3"})
-    assert objects.choose_node(picky, nodes, ["node1", "node2", "node3"]) == "node3"
-    assert objects.choose_node(picky, nodes, ["node1", "node2"]) is None
-    assert objects.choose_node(pod(), nodes, []) is None
+    assert placing.choose(picky, nodes, ["node1", "node2", "node3"]) == "node3"
+    assert placing.choose(picky, nodes, ["node1", "node2"]) is None
+    assert placing.choose(pod(), nodes, []) is None
 
 
 @pytest.mark.parametrize("ready", [True, False])

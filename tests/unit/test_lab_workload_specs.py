@@ -40,6 +40,10 @@ def test_the_uninstaller_is_understood() -> None:
     manifests.check(list(yaml.safe_load_all((DEPLOY / "uninstall.yaml").read_text())))
 
 
+def required(term: dict[str, Any]) -> dict[str, Any]:
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
@@ -58,6 +62,12 @@ def test_the_uninstaller_is_understood() -> None:
         (pod({"securityContext": {"runAsNonRoot": True}}), "runAsNonRoot"),
         (pod({"securityContext": {"windowsOptions": {}}}), "windowsOptions is not known"),
         (pod(restartPolicy="Never"), "restartPolicy Never"),
+        (pod(affinity={"podAffinity": {}}), "podAffinity is not known"),
+        (pod(affinity=required({"matchFields": []})), "matchFields is not known"),
+        (
+            pod(affinity=required({"matchExpressions": [{"key": "x", "operator": "Gt"}]})),
+            "operator Gt is not known",
+        ),
     ],
 )
 def test_what_the_lab_cannot_do_is_refused(spec: dict[str, Any], said: str) -> None:
@@ -157,9 +167,12 @@ def test_paths_of_a_node_are_the_labs_own(path: str, place: str) -> None:
     assert host_path(lab, lab.node("node1"), "/proc/sys/net") == Path("/proc/sys/net")
 
 
+CLAIMS = {"data-x-0": {"path": "/var/lib/x", "type": "DirectoryOrCreate"}}
+
+
 def volumes(tmp_path: Path, spec: PodSpec) -> Volumes:
     lab = cluster(directory=tmp_path)
-    return Volumes(lab, lab.node("node1"), tmp_path / "volumes", spec, lambda name: tmp_path / name)
+    return Volumes(lab, lab.node("node1"), tmp_path / "volumes", spec, CLAIMS)
 
 
 def test_volumes_from_objects_are_renewed_as_a_whole(tmp_path: Path) -> None:
@@ -199,6 +212,17 @@ def test_host_paths_are_checked_by_their_type(tmp_path: Path) -> None:
     assert (first.at, first.propagates, first.read_only, first.source.is_dir()) == ("/h", True, False, True)
     with pytest.raises(Missing, match="is not a socket"):
         mounts("Socket")
+
+
+def test_a_claim_is_the_folder_of_its_volume_on_the_node(tmp_path: Path) -> None:
+    mount = {"volumeMounts": [{"name": "d", "mountPath": "/data", "readOnly": True}]}
+    claim = {"name": "d", "persistentVolumeClaim": {"claimName": "data-x-0"}}
+    spec = parse(pod(mount, volumes=[claim]), "x")
+    found = volumes(tmp_path, spec).mounts(spec.containers[0])[0]
+    assert found.source == host_path(
+        cluster(directory=tmp_path), cluster(directory=tmp_path).nodes[0], "/var/lib/x"
+    )
+    assert (found.at, found.read_only, found.source.is_dir()) == ("/data", True, True)
 
 
 def scheduled(name: str, **spec: Any) -> LabPod:

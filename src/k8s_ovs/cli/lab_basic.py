@@ -50,7 +50,7 @@ MANIFESTS = places.CHECKOUT / "deploy" / "k8s-ovs.yaml"
     is_flag=False,
     flag_value=MANIFESTS,
     type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
-    help="Start agents and controllers as these Kubernetes manifests say.  [without FILE: deploy/k8s-ovs.yaml]",
+    help="Start agents, controllers and etcd as these Kubernetes manifests say.  [without FILE: deploy/k8s-ovs.yaml]",
 )
 @click.option(
     "--token-seconds",

@@ -166,7 +166,8 @@ class Cluster:
 
     `bare` leaves agents and controllers out. `loopback_etcd` and `loopback_api` are ports on the host's 127.0.0.1.
     With `manifests` (a file) agents and controllers are what it says, and the API server and etcd speak TLS; service
-    accounts' tokens then live `token_seconds`.
+    accounts' tokens then live `token_seconds`. `etcd_pod_port`: etcd too is what the manifests say, a pod of the first
+    node's network that serves this port; the lab has none of its own.
     `portmap` is the CNI plugin's path when the machine has it, `kube_bin` the directory of a real kube-apiserver.
     """
 
@@ -186,6 +187,7 @@ class Cluster:
     external: tuple[ExternalHost, ...] = ()
     manifests: Path | None = None
     token_seconds: int = 3607
+    etcd_pod_port: int | None = None
 
     def check(self) -> None:
         """Raise LabError for options that cannot work together."""
@@ -300,12 +302,14 @@ class Cluster:
     @property
     def etcd_endpoint(self) -> str:
         """Where nodes reach etcd."""
+        if self.etcd_pod_port is not None:
+            return f"https://{self.nodes[0].ip}:{self.etcd_pod_port}"
         return f"{'http' if self.manifests is None else 'https'}://{self.networks.control.ip}:{ETCD_PORT}"
 
     @property
     def loopback_etcd_endpoint(self) -> str:
         """Where the user's shell reaches etcd."""
-        return f"http://127.0.0.1:{self.loopback_etcd}"
+        return f"{'http' if self.etcd_pod_port is None else 'https'}://127.0.0.1:{self.loopback_etcd}"
 
     @property
     def kubeconfig(self) -> Path:
@@ -316,6 +320,11 @@ class Cluster:
     def control_kubeconfig(self) -> Path:
         """What processes inside the lab use to reach the API server, over the underlay."""
         return self.directory / "control.kubeconfig"
+
+    @property
+    def etcd_process(self) -> str:
+        """The name of etcd's process."""
+        return "etcd" if self.etcd_pod_port is None else f"{self.nodes[0].name}/etcd"
 
     @property
     def cni_bin(self) -> Path:

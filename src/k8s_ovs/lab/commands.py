@@ -118,20 +118,33 @@ def _api_access(cluster: Cluster) -> tuple[str, ...]:
     )
 
 
+def etcd_files(cluster: Cluster) -> tuple[Path, Path, Path]:
+    """CA, certificate and key of a client of etcd, in a lab whose etcd asks for them."""
+    if cluster.etcd_pod_port is not None:
+        folder = cluster.directory / "etcd-client"  # of the pod's Secret
+        return folder / "ca.crt", folder / "client.crt", folder / "client.key"
+    files = authority.of(cluster)
+    return files.ca, files.certificate("client"), files.key("client")
+
+
 def etcd_environment(cluster: Cluster) -> dict[str, str]:
     """What a client of etcd on a node needs beside the endpoint, for etcdctl and k8s-ovs."""
     if cluster.manifests is None:
         return {}
-    files = authority.of(cluster)
-    certificate, key = str(files.certificate("client")), str(files.key("client"))
+    ca, certificate, key = map(str, etcd_files(cluster))
     return {
-        "ETCDCTL_CACERT": str(files.ca),
+        "ETCDCTL_CACERT": ca,
         "ETCDCTL_CERT": certificate,
         "ETCDCTL_KEY": key,
-        "K8S_OVS_ETCD_CAFILE": str(files.ca),
+        "K8S_OVS_ETCD_CAFILE": ca,
         "K8S_OVS_ETCD_CERTFILE": certificate,
         "K8S_OVS_ETCD_KEYFILE": key,
     }
+
+
+def operator_environment(cluster: Cluster) -> dict[str, str]:
+    """The same for the user's own shell: an etcd of the lab's own needs nothing there."""
+    return {} if cluster.etcd_pod_port is None else etcd_environment(cluster)
 
 
 def ovs_environment(node: Node) -> dict[str, str]:

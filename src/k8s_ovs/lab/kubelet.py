@@ -6,13 +6,14 @@ that is bound to a node. It calls the CNI executable and the API, and nothing of
 """
 
 import asyncio
+import contextlib
 import logging
 from contextlib import aclosing
 
 from k8s_ovs.errors import KubeConflict, KubeError, KubeNotFound
 from k8s_ovs.lab import objects, ovsnode, placing
 from k8s_ovs.lab.cluster import Cluster, Node
-from k8s_ovs.lab.objects import PODS, LabPod
+from k8s_ovs.lab.objects import NODES, PODS, LabPod
 from k8s_ovs.lab.podapi import PodApi
 from k8s_ovs.lab.podworker import NodeHandle, PodWorker
 from k8s_ovs.lab.workloads.container import Host
@@ -26,6 +27,8 @@ _LOOK = 0.1
 """Seconds between looks at a node's CNI directory."""
 _HEARTBEAT = 10.0
 _RETRY = 0.3
+_LABELS = 1.0
+"""Seconds between looks at the nodes' labels while a pod waits for a node."""
 
 
 class Kubelet:
@@ -95,7 +98,9 @@ class Kubelet:
 
     async def _register(self, api: PodApi, node: Node, *, ready: bool) -> None:
         try:
-            await api.create_node(objects.node_object(node, ready=ready))
+            # With manifests the first node is one of the control plane: those have etcd.
+            first = self._cluster.manifests is not None and node.name == self._cluster.nodes[0].name
+            await api.create_node(objects.node_object(node, ready=ready, control_plane=first))
         except KubeConflict:
             await api.set_node_status(node.name, objects.node_status(node, ready=ready))
         self._registered.add(node.name)
@@ -159,7 +164,11 @@ class Kubelet:
 
     async def _scheduler(self, api: PodApi) -> None:
         while True:
-            await self._scheduling.wait()
+            with contextlib.suppress(
+                TimeoutError
+            ):  # a node's labels may have changed: nobody here hears of that
+                async with asyncio.timeout(_LABELS if self._unbound else None):
+                    await self._scheduling.wait()
             self._scheduling.clear()
             for pod in list(self._unbound.values()):
                 if pod.metadata.deletion_timestamp is None:
@@ -169,12 +178,12 @@ class Kubelet:
         names = [name for name in self._nodes if name in self._ready or placing.tolerates_not_ready(pod)]
         names = [name for name in names if placing.fits(pod, self._placed(name))]
         turn = self._turn % len(names) if names else 0
-        labels = {name: objects.node_labels(self._nodes[name].node) for name in names}
-        chosen = objects.choose_node(pod, labels, [*names[turn:], *names[:turn]])
-        if chosen is None:
-            return  # stays Pending until a node that fits becomes Ready
-        self._turn = names.index(chosen) + 1
         try:
+            labels = await self._labels(api) if names and placing.asks_for_labels(pod) else {}
+            chosen = placing.choose(pod, labels, [*names[turn:], *names[:turn]])
+            if chosen is None:
+                return  # stays Pending until a node that fits becomes Ready
+            self._turn = names.index(chosen) + 1
             await api.bind(pod, chosen)
             if pod.spec.host_network:
                 self._placed_pods[pod.key] = placing.on(pod, chosen)
@@ -182,6 +191,11 @@ class Kubelet:
         except (KubeNotFound, KubeConflict):
             self._unbound.pop(pod.key, None)  # gone, or bound by somebody else: the watch tells
         except KubeError as err:
-            log.warning("pod %s: not bound to %s: %s", pod.title, chosen, err)
+            log.warning("pod %s: not bound to a node: %s", pod.title, err)
             await asyncio.sleep(_RETRY)
             self._scheduling.set()
+
+    @staticmethod
+    async def _labels(api: PodApi) -> dict[str, dict[str, str]]:
+        nodes = (await api.read(NODES.path()))["items"]
+        return {node["metadata"]["name"]: node["metadata"].get("labels") or {} for node in nodes}

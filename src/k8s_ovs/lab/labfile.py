@@ -31,6 +31,7 @@ def to_json(cluster: Cluster) -> str:
             "kubeBin": _text(cluster.kube_bin),
             "manifests": _text(cluster.manifests),
             "tokenSeconds": cluster.token_seconds,
+            "etcdPodPort": cluster.etcd_pod_port,
             "external": [{"name": host.name, "kubernetes": host.kubernetes} for host in cluster.external],
         },
         indent=1,
@@ -57,6 +58,7 @@ def from_json(text: str) -> Cluster:
             kube_bin=_path(data["kubeBin"]),
             manifests=_path(data["manifests"]),
             token_seconds=data["tokenSeconds"],
+            etcd_pod_port=data["etcdPodPort"],
             external=tuple(ExternalHost(**host) for host in data["external"]),
         )
     except (ValueError, KeyError, TypeError) as err:

@@ -108,6 +108,7 @@ def plan(options: Options) -> Cluster:
         kube_bin=None if options.manifests else realkube.find(options.kube_bin, os.environ),
         manifests=options.manifests,
         token_seconds=options.token_seconds,
+        etcd_pod_port=manifests.etcd_port(options.manifests) if options.manifests else None,
     )
     cluster.check()
     return cluster
@@ -173,6 +174,7 @@ def _register(cluster: Cluster, host: Node) -> None:
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, **commands.operator_environment(cluster)},
     )
     if done.returncode != 0:
         raise LabError(f"host {host.name} cannot be registered: {done.stderr.strip()}")

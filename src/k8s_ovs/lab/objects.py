@@ -5,7 +5,6 @@ The product's own types (`sources.kube.objects`) hold what the product reads; a 
 
 import os
 import platform
-from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +21,7 @@ from k8s_ovs.sources.kube.objects import (
 )
 from k8s_ovs.sources.kube.objects import Node as KubeNode
 
+CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 KUBELET_VERSION = "v1.32.0-k8s-ovs-lab"
 
@@ -100,12 +100,13 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def node_object(node: Node, *, ready: bool) -> dict[str, Any]:
+def node_object(node: Node, *, ready: bool, control_plane: bool = False) -> dict[str, Any]:
     """The Node that the kubelet registers."""
+    labels = {**node_labels(node), **({CONTROL_PLANE_LABEL: ""} if control_plane else {})}
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": node.name, "labels": node_labels(node)},
+        "metadata": {"name": node.name, "labels": labels},
         "status": {
             **node_status(node, ready=ready),
             "capacity": _capacity(),
@@ -212,16 +213,6 @@ def binding(pod: LabPod, node: str) -> dict[str, Any]:
         "metadata": {"name": pod.metadata.name, "namespace": pod.metadata.namespace, "uid": pod.metadata.uid},
         "target": {"apiVersion": "v1", "kind": "Node", "name": node},
     }
-
-
-def choose_node(pod: LabPod, nodes: Mapping[str, Mapping[str, str]], order: Iterable[str]) -> str | None:
-    """The first node in `order` whose labels (in `nodes`) match the Pod's nodeSelector, or None."""
-    selector = pod.spec.node_selector or {}
-    for name in order:
-        labels = nodes[name]
-        if all(labels.get(label) == value for label, value in selector.items()):
-            return name
-    return None
 
 
 def _container_status(container: LabContainer) -> dict[str, Any]:

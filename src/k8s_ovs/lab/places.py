@@ -11,7 +11,7 @@ from pathlib import Path
 
 from k8s_ovs.errors import LabError
 from k8s_ovs.lab.cluster import ETCD_PREFIX, Cluster, Node
-from k8s_ovs.lab.commands import etcd_environment, ovs_environment
+from k8s_ovs.lab.commands import etcd_environment, operator_environment, ovs_environment
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 _OWN = Path(sys.executable).parent
@@ -113,6 +113,7 @@ def shell_environment(cluster: Cluster) -> dict[str, str]:
     return {
         "KUBECONFIG": str(cluster.kubeconfig),
         **_etcd_environment(cluster.loopback_etcd_endpoint),
+        **operator_environment(cluster),
         "K8S_OVS_LAB": cluster.name,
     }
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from k8s_ovs.errors import ConfigError, SourceError
 from k8s_ovs.lab.cluster import ETCD_PREFIX, METRICS_PORT, Cluster, Node
-from k8s_ovs.lab.commands import ovs_environment
+from k8s_ovs.lab.commands import etcd_files, ovs_environment
 from k8s_ovs.lab.ovsnode import has_conflist
 from k8s_ovs.lab.places import PodPlace, pods
 from k8s_ovs.lab.state import LabState, Phase
@@ -81,7 +81,14 @@ class LabStatus:
 
 async def records(cluster: Cluster) -> Snapshot | None:
     """The network's records in the lab's etcd, or None if it does not answer or holds no network config yet."""
-    settings = EtcdSettings(endpoints=(cluster.loopback_etcd_endpoint,), prefix=ETCD_PREFIX)
+    ca, certificate, key = etcd_files(cluster) if cluster.etcd_pod_port is not None else (None, None, None)
+    settings = EtcdSettings(
+        endpoints=(cluster.loopback_etcd_endpoint,),
+        prefix=ETCD_PREFIX,
+        cafile=ca,
+        certfile=certificate,
+        keyfile=key,
+    )
     try:
         async with asyncio.timeout(_SECONDS), EtcdStore(settings) as store:
             return await store.snapshot()
@@ -110,7 +117,7 @@ async def read(cluster: Cluster) -> LabStatus:
         directory=str(cluster.directory),
         networks={what: str(getattr(cluster.networks, what)) for what in ("pods", "services", "underlay")},
         supervisor=Process(state.supervisor.pid if state and state.supervisor.alive else None, 0),
-        etcd=_process(state, "etcd"),
+        etcd=_process(state, cluster.etcd_process),
         apiserver=_process(state, "apiserver"),
         controllers=[_process(state, f"controller{index + 1}") for index in range(cluster.controllers)],
         nodes=members[: cluster.node_count],

@@ -27,7 +27,7 @@ from k8s_ovs.lab.processid import ProcessId
 from k8s_ovs.lab.state import LAB_FILE, READY, LabState, Phase, ProcessState
 from k8s_ovs.lab.stopping import marker
 from k8s_ovs.lab.wait import http_ok, until
-from k8s_ovs.lab.workloads import manifests, nodeview
+from k8s_ovs.lab.workloads import etcdaccess, manifests, nodeview
 from k8s_ovs.lab.workloads.container import Host
 from k8s_ovs.lab.workloads.controllers import WorkloadControllers
 from k8s_ovs.sources.kube.credentials import Credentials, KubeSettings, load_credentials
@@ -96,13 +96,9 @@ class Supervisor:
         self._progress(f"namespaces and wires: {cluster.node_count} nodes, control, outside")
         await fabric.build(cluster)
         secured = cluster.manifests is not None
-        self._forward(cluster.loopback_etcd, ETCD_PORT, "127.0.0.1" if secured else "")
         self._forward(cluster.loopback_api, API_PORT)
         controlplane.prepare(cluster)
-        self._start(commands.etcd(cluster))
-        for command in controlplane.processes(cluster):
-            self._start(command)
-        self._progress("etcd, the Kubernetes API, an Open vSwitch on each node")
+        self._start_control_plane()
         host = self._pod_host() if secured else None
         kubelet = Kubelet(cluster, schedule=not controlplane.has_scheduler(cluster), host=host)
         if secured:
@@ -126,9 +122,26 @@ class Supervisor:
             for node in cluster.nodes:
                 self._start(commands.agent(cluster, node))
         await self._until("all nodes to be Ready", kubelet.all_ready)
+        if cluster.etcd_pod_port is not None:
+            await self._until("the certificates of etcd's clients", lambda: etcdaccess.ready(cluster))
+
+    def _start_control_plane(self) -> None:
+        """The API and etcd, if that is no pod, and the way to both."""
+        cluster = self._cluster
+        if cluster.etcd_pod_port is not None:
+            self._forward(cluster.loopback_etcd, cluster.etcd_pod_port, str(cluster.nodes[0].ip))
+        else:
+            self._forward(cluster.loopback_etcd, ETCD_PORT, "127.0.0.1" if cluster.manifests else "")
+            self._start(commands.etcd(cluster))
+        for command in controlplane.processes(cluster):
+            self._start(command)
+        etcd = "etcd, " if cluster.etcd_pod_port is None else ""
+        self._progress(f"{etcd}the Kubernetes API, an Open vSwitch on each node")
 
     async def _records(self) -> None:
-        """The network config, as soon as etcd answers."""
+        """The network config, as soon as etcd answers; the manifests' etcd comes with them."""
+        if self._cluster.etcd_pod_port is not None:
+            return
         await self._until("etcd to answer", lambda: http_ok(self._cluster.loopback_etcd, "/health"))
         if not self._cluster.bare and self._cluster.manifests is None:
             await self._init_config()
@@ -140,6 +153,9 @@ class Supervisor:
         if self._cluster.manifests is not None:
             controllers = WorkloadControllers(self._admin())
             self._group.create_task(controllers.run(), name="workloads")
+            if self._cluster.etcd_pod_port is not None:
+                following = etcdaccess.follow(self._cluster, self._admin())
+                self._group.create_task(following, name="etcd's client files")
         elif not self._cluster.bare:
             for index in range(1, self._cluster.controllers + 1):
                 self._start(commands.controller(self._cluster, index))

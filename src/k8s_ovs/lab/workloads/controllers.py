@@ -17,7 +17,7 @@ import msgspec
 
 from k8s_ovs.errors import KubeConflict, KubeError, KubeNotFound
 from k8s_ovs.lab.podapi import PodApi
-from k8s_ovs.lab.workloads import rollout
+from k8s_ovs.lab.workloads import claims, rollout
 from k8s_ovs.lab.workloads.rollout import HASH, NewPod, OwnPod, Plan, Raw
 from k8s_ovs.sources.kube.credentials import Credentials
 from k8s_ovs.sources.kube.objects import Condition, KubeObject, KubeStruct, ObjectMeta, Resource
@@ -76,6 +76,7 @@ class WorkloadControllers:
         self._known: dict[str, dict[tuple[str, str], Any]] = {r.plural: {} for r in _WATCHED}
         self._synced: set[str] = set()
         self._due = asyncio.Event()
+        self._claims = claims.ClaimKeeper()
 
     async def run(self) -> None:
         """Work until cancelled; outages of the API are waited out."""
@@ -118,7 +119,7 @@ class WorkloadControllers:
             await asyncio.sleep(_AGAIN)
 
     async def _collect(self, api: PodApi) -> None:
-        """Delete pods whose owner is gone, as the garbage collector does."""
+        """Delete pods and claims whose owner is gone, as the garbage collector does."""
         kinds = {resource.kind for resource in _OWNERS}
         living = {
             workload.metadata.uid
@@ -129,6 +130,7 @@ class WorkloadControllers:
             owners = [owner for owner in pod.metadata.owner_references or () if owner.kind in kinds]
             if owners and not any(owner.uid in living for owner in owners):
                 await self._delete(api, pod)
+        await self._claims.collect(api, living)
 
     async def _reconcile(self, api: PodApi, resource: Resource[Any], workload: _Workload) -> None:
         spec, own = workload.spec, self._own(workload)
@@ -138,6 +140,7 @@ class WorkloadControllers:
             plan = rollout.deployment(spec, own)
         else:
             plan = rollout.stateful_set(workload.metadata.name, spec, own)
+            await self._claims.keep(api, {"metadata": msgspec.to_builtins(workload.metadata), "spec": spec})
         for old in plan.delete:
             pod = self._known["pods"].get((workload.metadata.namespace, old.name))
             if pod is not None:
@@ -207,6 +210,9 @@ def pod_of(kind: str, workload: _Workload, new: NewPod) -> Raw:
     labels = {**(template.get("metadata", {}).get("labels") or {}), HASH: rollout.template_hash(template)}
     spec = {**template["spec"], **({"nodeName": new.node} if new.node else {})}
     name = new.name or f"{meta.name}-{secrets.token_hex(3)}"
+    if kind == STATEFUL_SETS.kind:
+        labels["statefulset.kubernetes.io/pod-name"] = name
+        spec = claims.with_claims(spec, workload.spec.get("volumeClaimTemplates") or (), name)
     owner = {"apiVersion": "apps/v1", "kind": kind, "name": meta.name, "uid": meta.uid, "controller": True}
     return {
         "apiVersion": "v1",

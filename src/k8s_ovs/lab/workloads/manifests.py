@@ -1,11 +1,12 @@
 """The manifests of `lab up --from-manifests`: read, adapted as an operator adapts them to his cluster, and applied.
 
 Called by `lifecycle.up` and the supervisor. What an operator has to say is in ConfigMap k8s-ovs-config: the networks, the
-datapath, and where the API server is in a cluster without kube-proxy. The lab has an etcd of its own, so that Secret and
-ConfigMap of etcd are made as the documentation tells, and what belongs to the manifests' own etcd is left out.
+datapath, and where the API server is in a cluster without kube-proxy. With manifests
+that have no etcd (StatefulSet k8s-ovs-etcd) the lab has one of its own, and Secret and ConfigMap are made as documented.
 """
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from k8s_ovs.lab.cluster import API_PORT, ETCD_PORT, ETCD_PREFIX, Cluster
 from k8s_ovs.lab.kubeapi.resources import RESOURCES, Resource
 from k8s_ovs.lab.podapi import PodApi
 from k8s_ovs.lab.workloads import spec
+from k8s_ovs.lab.workloads.claims import with_claims
 
 Raw = dict[str, Any]
 NAMESPACE = "kube-system"
 CONFIG = "k8s-ovs-config"
 ETCD = "k8s-ovs-etcd"
 ETCD_TLS = "k8s-ovs-etcd-tls"
+_ADVERTISED = re.compile(r"--advertise-client-urls=https://[^,]+:(\d+)")
 _WORKLOADS = ("DaemonSet", "Deployment", "StatefulSet")
 
 
@@ -49,18 +52,33 @@ def check(objects: list[Raw]) -> None:
     """Raise LabError for a template that the lab cannot follow."""
     for entry in objects:
         title = f"{entry['kind']} {entry['metadata']['name']}"
-        if entry["kind"] in _WORKLOADS and not _of_etcd(entry):
-            spec.parse(entry["spec"]["template"]["spec"], title)
+        if entry["kind"] in _WORKLOADS:
+            templates = entry["spec"].get("volumeClaimTemplates") or ()
+            spec.parse(with_claims(entry["spec"]["template"]["spec"], templates, "0"), title)
         resource_of(entry)
+
+
+def etcd_port(path: Path) -> int | None:
+    """Where the StatefulSet of the manifests says that clients reach etcd; None: they have no such etcd. Raises LabError."""
+    for entry in load(path):
+        if (entry["kind"], entry["metadata"]["name"]) != ("StatefulSet", ETCD):
+            continue
+        containers = entry["spec"]["template"]["spec"]["containers"]
+        words = [word for container in containers for word in container.get("args") or ()]
+        for word in words:
+            if match := _ADVERTISED.fullmatch(word):
+                return int(match[1])
+        raise LabError(f"StatefulSet {ETCD} has no argument --advertise-client-urls=https://HOST:PORT")
+    return None
 
 
 def adapt(objects: list[Raw], cluster: Cluster) -> list[Raw]:
     """The objects as an operator of this cluster applies them; needs the lab's certificates."""
-    kept = [entry for entry in objects if not _of_etcd(entry)]
+    kept = [entry for entry in objects if cluster.etcd_pod_port is not None or not _of_etcd(entry)]
     for entry in kept:
         if (entry["kind"], entry["metadata"]["name"]) == ("ConfigMap", CONFIG):
             entry["data"] = {**(entry.get("data") or {}), **settings(cluster)}
-    return [*_etcd(cluster), *kept]
+    return kept if cluster.etcd_pod_port is not None else [*_etcd(cluster), *kept]
 
 
 def settings(cluster: Cluster) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 from k8s_ovs.errors import KubeNotFound
 from k8s_ovs.lab.objects import PODS, LabPod
 from k8s_ovs.lab.podapi import PodApi
-from k8s_ovs.lab.workloads import environment
+from k8s_ovs.lab.workloads import claims, environment
 from k8s_ovs.lab.workloads.spec import PodSpec, Raw
 
 _AGE = 0.8
@@ -53,6 +53,16 @@ class PodObjects:
             else:
                 secrets[name] = None if found is None else environment.decode_secret(found)
         return config_maps, secrets
+
+    async def claims(self, spec: PodSpec) -> dict[str, Raw]:
+        """The hostPath behind each claim that the pod names. Raises Missing while one is not bound, and LabError."""
+        names = [
+            volume["persistentVolumeClaim"]["claimName"]
+            for volume in spec.volumes.values()
+            if "persistentVolumeClaim" in volume
+        ]
+        namespace = self._pod.metadata.namespace
+        return {name: await claims.host_path_of(self._api, namespace, name) for name in names}
 
     async def token(self, account: str) -> str:
         """A token of the service account that is good for a while."""

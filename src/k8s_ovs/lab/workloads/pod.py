@@ -55,6 +55,7 @@ class ProcessPod:
         self._said = ""
         self._objects = PodObjects(api, pod)
         self._spec: PodSpec | None = None
+        self._sources: Sources | None = None
 
     def update(self, pod: LabPod | None) -> None:
         """What the API says now; None: the pod is gone."""
@@ -94,15 +95,16 @@ class ProcessPod:
                 return
 
     async def _live(self) -> None:
-        backoff = Backoff(base=0.4, cap=5.0, floor=0.2)
+        backoff = Backoff(base=0.4, cap=1.0, floor=0.2)
         while True:
             try:
                 raw = await self._objects.read()
                 spec = self._spec = parse(raw["spec"], f"pod {self.pod.title}")
-                self._told = {c.name: Told() for c in (*spec.init, *spec.containers)}
-                volumes = Volumes(self._cluster, self._node, self._folder, spec, self._claim)
-                sources = await self._refresh(raw, volumes)
-                boxed = {c.name: self._box(c, sources, volumes) for c in (*spec.init, *spec.containers)}
+                waiting = "PodInitializing" if spec.init else "ContainerCreating"
+                self._told = {c.name: Told(waiting=waiting) for c in (*spec.init, *spec.containers)}
+                claims = await self._objects.claims(spec)
+                volumes = Volumes(self._cluster, self._node, self._folder, spec, claims)
+                await self._refresh(raw, volumes)
                 break
             except KubeNotFound:
                 pass  # the watch tells
@@ -110,29 +112,25 @@ class ProcessPod:
                 await self._complain(
                     "FailedMount" if isinstance(err, environment.Missing) else "Failed", str(err)
                 )
+                await self._tell_waiting()
             await asyncio.sleep(backoff.next())
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tell_status(spec), name=f"{self.pod.title} status")
             tasks.create_task(self._keep_fresh(raw, volumes), name=f"{self.pod.title} volumes")
             for container in spec.init:
-                await self._run_init(container, boxed[container.name].argv)
+                await self._run_init(container, volumes)
             for container in spec.containers:
-                self._start(tasks, container, boxed[container.name])
+                name = f"{self.pod.title} {container.name}"
+                tasks.create_task(self._run_container(container, volumes), name=name)
 
-    def _claim(self, name: str) -> Any:
-        """Every claim is a directory of the lab's own: its volumes live as long as the lab."""
-        place = self._cluster.directory / "claims" / self.pod.metadata.namespace / name
-        place.mkdir(parents=True, exist_ok=True)
-        return place
-
-    async def _refresh(self, raw: dict[str, Any], volumes: Volumes) -> Sources:
+    async def _refresh(self, raw: dict[str, Any], volumes: Volumes) -> None:
         config_maps, secrets = await self._objects.sources(volumes.spec)
         sources = Sources(raw, str(self._node.ip), config_maps, secrets, self._host.service)
+        self._sources = sources
         volumes.refresh(sources)
         if volumes.spec.token:
             token = await self._objects.token(volumes.spec.account)
             volumes.write_account(token, self._host.authority.read_bytes(), self.pod.metadata.namespace)
-        return sources
 
     async def _keep_fresh(self, raw: dict[str, Any], volumes: Volumes) -> None:
         while True:
@@ -142,8 +140,22 @@ class ProcessPod:
             except (LabError, KubeError, OSError) as err:
                 log.warning("pod %s: volumes are as they were: %s", self.pod.title, err)
 
-    def _box(self, container: Container, sources: Sources, volumes: Volumes) -> "_Boxed":
-        values = environment.build(container, sources)
+    async def _boxed(self, container: Container, volumes: Volumes) -> "_Boxed":
+        """What is started now, with the ConfigMaps and Secrets of now; once everything that it names is there."""
+        told, backoff = self._told[container.name], Backoff(base=0.4, cap=5.0, floor=0.2)
+        while True:
+            try:
+                return self._box(container, volumes)
+            except (LabError, OSError) as err:
+                told.waiting, told.message = "CreateContainerConfigError", str(err)
+                self._dirty.set()
+                await self._complain("Failed", f"container {container.name}: {err}")
+                await asyncio.sleep(backoff.next())
+
+    def _box(self, container: Container, volumes: Volumes) -> "_Boxed":
+        if self._sources is None:
+            raise LabError(f"pod {self.pod.title} has no volumes yet")
+        values = environment.build(container, self._sources)
         box = boxes.Box(
             argv=[environment.expand(word, values) for word in container.argv],
             environment=values,
@@ -162,11 +174,11 @@ class ProcessPod:
         file = self._cluster.logs / f"{self._node.name}-{container.name}.log"
         return commands.Command(name=name, argv=argv, netns=self._node.netns, log=file)
 
-    async def _run_init(self, container: Container, argv: tuple[str, ...]) -> None:
+    async def _run_init(self, container: Container, volumes: Volumes) -> None:
         """Run an init container until it has succeeded."""
-        told, command = self._told[container.name], self._command(container, argv)
-        backoff = Backoff(base=0.5, cap=10.0, floor=0.2)
+        told, backoff = self._told[container.name], Backoff(base=0.5, cap=10.0, floor=0.2)
         while True:
+            command = self._command(container, (await self._boxed(container, volumes)).argv)
             with command.log.open("ab") as file:
                 process = await asyncio.create_subprocess_exec(
                     *command.full_argv,
@@ -196,14 +208,23 @@ class ProcessPod:
             )
             await asyncio.sleep(backoff.next())
 
-    def _start(self, tasks: asyncio.TaskGroup, container: Container, boxed: "_Boxed") -> None:
+    async def _run_container(self, container: Container, volumes: Volumes) -> None:
+        boxed = await self._boxed(container, volumes)
         told, command = self._told[container.name], self._command(container, boxed.argv)
         running = RunningContainer(self._node, container, boxed.environment, told, self._dirty)
-        tasks.create_task(running.run(command, self._host, self._grace), name=command.name)
+        await running.run(command, self._host, self._grace)
 
     def _grace(self) -> float:
         """Seconds that a process has to end: none when the lab ends, and not the pod."""
         return self._spec.grace if self._unwanted and self._spec is not None else 0.0
+
+    async def _tell_waiting(self) -> None:
+        """The status of a pod whose volumes are not there yet."""
+        if self._spec is None:
+            return
+        status = podstatus.status(self._spec, self._told, str(self._node.ip), self._conditions, self._begun)
+        with contextlib.suppress(KubeError):  # it is told once more, at the latest when the pod runs
+            await self._api.set_status(self.pod, status)
 
     async def _tell_status(self, spec: PodSpec) -> None:
         last = ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from k8s_ovs.errors import LabError
+from k8s_ovs.lab.placing import OPERATORS
 
 Raw = dict[str, Any]
 IMAGE_PREFIX = "k8s-ovs/"
@@ -159,6 +160,7 @@ def parse(spec: Raw, title: str) -> PodSpec:
         )
     if spec.get("restartPolicy", "Always") != "Always":
         raise LabError(f"{title}: restartPolicy {spec['restartPolicy']}", remedy="the lab knows Always")
+    _check_affinity(spec.get("affinity") or {}, f"{title}: affinity")
     volumes = {entry["name"]: entry for entry in spec.get("volumes") or ()}
     for name, volume in volumes.items():
         _known(volume, VOLUMES | {"name"}, f"{title}: volume {name}")
@@ -181,6 +183,21 @@ def parse(spec: Raw, title: str) -> PodSpec:
         fs_group=pod_security.get("fsGroup"),
         grace=float(spec.get("terminationGracePeriodSeconds", 30)),
     )
+
+
+def _check_affinity(raw: Raw, where: str) -> None:
+    """Nodes by their labels, and pods that avoid each other: what the lab's scheduler looks at."""
+    _known(raw, frozenset(("nodeAffinity", "podAntiAffinity")), where)
+    nodes = raw.get("nodeAffinity") or {}
+    terms = list(
+        (nodes.get("requiredDuringSchedulingIgnoredDuringExecution") or {}).get("nodeSelectorTerms") or ()
+    )
+    preferred = nodes.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
+    for term in (*terms, *(entry["preference"] for entry in preferred)):
+        _known(term, frozenset(["matchExpressions"]), where)
+        for expression in term.get("matchExpressions") or ():
+            if expression["operator"] not in OPERATORS:
+                raise LabError(f"{where}: operator {expression['operator']} is not known to the lab")
 
 
 def _container(raw: Raw, volumes: Mapping[str, Raw], pod_security: Raw, title: str) -> Container:

@@ -1,4 +1,4 @@
-"""The volumes of a pod as directories and files of this machine: hostPath, configMap, secret, projected, emptyDir, downwardAPI.
+"""The volumes of a pod as directories and files of this machine: hostPath, claims, objects, emptyDir, downwardAPI.
 
 Called by the pod worker. A node's own directories stand for the paths of a real node (`host_path`). Files made from
 objects are replaced as kubelet replaces them: all at once, behind one link, so that a reader sees old or new and never half.
@@ -7,7 +7,7 @@ objects are replaced as kubelet replaces them: all at once, behind one link, so 
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,13 +106,13 @@ def _read(folder: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Volumes:
-    """The volumes of one pod below `folder`; `claim` tells the directory of a PersistentVolumeClaim."""
+    """The volumes of one pod below `folder`; `claims` has the hostPath behind each PersistentVolumeClaim."""
 
     cluster: Cluster
     node: Node
     folder: Path
     spec: PodSpec
-    claim: Callable[[str], Path]
+    claims: Mapping[str, Raw]
 
     def refresh(self, sources: Sources) -> None:
         """Make and renew what comes from objects. Raises Missing and LabError."""
@@ -148,7 +148,7 @@ class Volumes:
 
     def _source(self, volume: Raw) -> Path:
         if "persistentVolumeClaim" in volume:
-            return self.claim(volume["persistentVolumeClaim"]["claimName"])
+            volume = {"hostPath": self.claims[volume["persistentVolumeClaim"]["claimName"]]}
         if "hostPath" not in volume:
             return self.folder / str(volume["name"])
         raw = volume["hostPath"]
