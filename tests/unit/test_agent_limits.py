@@ -243,8 +243,23 @@ async def test_what_does_not_change_touches_nothing(pod: Running) -> None:
     fresh = LimitKeeper(pod.api)  # a restarted agent
     async with running(fresh, pod.world.agent()):
         fresh.take([Upserted(pod_with("10M", "20M")), InSync()])
-        await until(lambda: not fresh._dirty and not fresh._changed.is_set(), "the round")
-    assert pod.world.moments[before:] == []
+        await until(lambda: "shape" in pod.world.moments[before:], "the round")
+        fresh.take([Upserted(pod_with("10000k", "20M"))])
+        await until(lambda: not fresh._dirty and not fresh._changed.is_set(), "another round")
+    assert pod.world.moments[before:] == ["shape", "shaped"], "which looks, and finds what it shall be"
+
+
+async def test_a_shaper_that_a_killed_agent_has_not_come_to_is_seen_to_by_the_next(pod: Running) -> None:
+    await pod.annotate("10M", "20M")
+    await pod.becomes(BOTH)
+    row = pod.world.rows[KEY]
+    pod.world.rows[KEY] = replace(row, limits=UNLIMITED)  # killed behind the lease
+    pod.world.flows[KEY] = pod.world.rows[KEY]
+    assert not pod.in_force
+    fresh = LimitKeeper(pod.api)
+    async with running(fresh, pod.world.agent()):
+        fresh.take([Upserted(pod_with()), InSync()])
+        await pod.becomes(UNLIMITED)
 
 
 async def test_a_bad_annotation_leaves_the_former_limit_and_is_told(pod: Running) -> None:
@@ -283,7 +298,7 @@ async def test_the_runtimes_limits_stay_until_there_are_annotations() -> None:
     ],
 )
 async def test_what_fails_is_not_the_end(pod: Running, moment: str, error: Exception) -> None:
-    """After a failure behind the lease, flows come by the reconciler's own synchronisation; a shaper with the next change."""
+    """After a failure behind the lease, flows come by the reconciler's own synchronisation; a shaper with the next try."""
     failures = [error]
 
     async def hook(name: str) -> None:

@@ -235,11 +235,16 @@ class LimitKeeper:
 
 
 class LimitChanger:
-    """Changes the limits of attachments that exist. Calls may overlap; `locks` are those of ADD and DEL."""
+    """Changes the limits of attachments that exist. Calls may overlap; `locks` are those of ADD and DEL.
+
+    The lease says what an attachment's limits are, but its shaper follows only afterwards: an agent that was killed in between
+    leaves the former one. So the shaper of each attachment is seen to once by each agent, and again after a failure.
+    """
 
     def __init__(self, parts: PodParts, locks: KeyedLocks[str]) -> None:
         self._parts = parts
         self._locks = locks
+        self._shaped: set[AttachmentKey] = set()
 
     def knows(self, namespace: str, pod: str) -> bool:
         """Whether the pod has an attachment. Raises OvsdbError."""
@@ -252,30 +257,40 @@ class LimitChanger:
 
         Limits that only the container runtime has asked for stay while there are no annotations.
         """
-        for lease in self._parts.switch.attachments():
-            if (lease.namespace, lease.pod) == (namespace, pod) and _successor(lease, limits) != lease:
+        leases = list(self._parts.switch.attachments())
+        self._shaped &= {lease.key for lease in leases}
+        for lease in leases:
+            if (lease.namespace, lease.pod) == (namespace, pod) and not self._is_settled(lease, limits):
                 async with self._locks.hold(host_ifname_of(lease.key)):
                     await self._change(lease, limits)
 
     async def put(self, wanted: Attachment, node: NodeNetwork) -> None:
         """Bring shaper, lease and queue to what `wanted` says; the lock is held. The meter follows from `install`."""
         await whole(self._parts.links.shape(link_of(wanted, node)))
+        self._shaped.add(wanted.key)
         lease = self._lease(wanted.key)
         if lease is not None and lease.limits != wanted.limits:
             await whole(self._parts.switch.set_limits(wanted.key, wanted.limits))
 
     async def _change(self, seen: Attachment, limits: PodLimits) -> None:
         lease, node = self._lease(seen.key), self._parts.installer.node()
-        if lease is None or (wanted := _successor(lease, limits)) == lease:
+        if lease is None or self._is_settled(lease, limits):
             return
-        await whole(self._parts.switch.set_limits(wanted.key, wanted.limits))
-        await self._parts.installer.install(wanted)
+        wanted = _successor(lease, limits)
+        self._shaped.discard(wanted.key)
+        if wanted != lease:
+            await whole(self._parts.switch.set_limits(wanted.key, wanted.limits))
+            await self._parts.installer.install(wanted)
         # Last, because it enforces nothing: what a pod that is going, or full of other queues, makes of it stops nobody.
         if self._parts.netns_exists(wanted.netns):
             await whole(self._parts.links.shape(link_of(wanted, node)))
-        log.info(
-            "pod %s/%s: limits are %s, were %s", wanted.namespace, wanted.pod, wanted.limits, lease.limits
-        )
+        self._shaped.add(wanted.key)
+        if wanted != lease:
+            name = f"{wanted.namespace}/{wanted.pod}"
+            log.info("pod %s: limits are %s, were %s", name, wanted.limits, lease.limits)
+
+    def _is_settled(self, lease: Attachment, limits: PodLimits) -> bool:
+        return lease.key in self._shaped and _successor(lease, limits) == lease
 
     def _lease(self, key: AttachmentKey) -> Attachment | None:
         return next((row for row in self._parts.switch.attachments() if row.key == key), None)
