@@ -151,7 +151,7 @@ def test_endpoints_and_status(pair: Lab) -> None:
         record = json.loads(pair.etcdctl("get", "--print-value-only", f"{RECORDS}/subnets/{node['ip']}"))
         assert record["Host"] == node["name"]
         assert record["Subnet"] == node["subnet"]
-        assert pair.get(node["name"], "/healthz") == (200, "ok\n")
+        assert pair.get(node["name"], "/healthz") == (200, "[+] ovs-rundir: ok\nok\n")
         code, ready = pair.get(node["name"], "/readyz")
         assert code == 200
         assert {"[+] network-config: ok", "[+] bridge: ok", "[+] nat: ok"} <= set(ready.splitlines())

@@ -12,7 +12,7 @@ from fakes.cli import CommandLine
 from fakes.statuses import Cluster, lease, node
 from fakes.store import FakeStore
 from fakes.virtual_time import virtual_time
-from k8s_ovs.cli import status, status_here
+from k8s_ovs.cli import cluster_etcd, status, status_facts, status_here
 from k8s_ovs.cli.main import program_name
 from k8s_ovs.cli.status_facts import Facts, Leader, ThisNode, look_twice, read_leader, under_way
 from k8s_ovs.cli.status_here import parse_metrics, parse_readyz
@@ -188,6 +188,21 @@ def test_without_etcd_or_kubernetes_it_says_what_it_could_see() -> None:
     assert (data["leader"], data["nodes"][0]["ready"], data["nodes"][0]["agent"]) == (None, None, "ready")
 
 
+def test_the_drops_of_an_agent_that_says_nothing_are_unknown() -> None:
+    cluster = Cluster()
+    spoil_report(cluster)
+    rows = {
+        line.split()[0]: line.split()
+        for line in as_text(as_data(cluster.facts(), [], 1)).splitlines()
+        if line
+    }
+    assert (rows["node1"][-1], rows["node2"][-1]) == ("0", "-")
+
+
+def test_silent_servers_together_hold_nobody_up_for_long() -> None:
+    assert cluster_etcd.SECONDS + status_facts.SECONDS <= 12
+
+
 def test_the_schema_of_the_json() -> None:
     cluster = Cluster(
         here=ThisNode(
@@ -329,7 +344,10 @@ def test_a_host_that_is_none_of_ours(k8s_ovs: CommandLine, found: Cluster) -> No
     assert k8s_ovs("status").code == 0
     ended = k8s_ovs("status", "--only", "node")
     assert ended.code == 2
-    assert "neither an agent (127.0.0.1:9640) nor the bridge br0 is on this host" in ended.out
+    assert (
+        "neither an agent (127.0.0.1:9640) nor the bridge br0 is on this host: run this on a node"
+        in ended.out
+    )
 
 
 def test_kubectl_calls_it_as_its_plugin() -> None:

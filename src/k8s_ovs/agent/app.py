@@ -127,6 +127,7 @@ class Agent:
         registry.register(NodeCollector(self._reconciler, self._lag, self._health))
         registry.register(StoreCollector(self._services.store))
         registry.register(self._drops)
+        health.add_live("ovs-rundir", self._settings.switch.rundir_trouble)
         health.add_ready("network-config", lambda: self._config_trouble)
         health.add_ready("bridge", self._reconciler.bridge_trouble)
         health.add_ready("nat", self._firewall.trouble)

@@ -38,6 +38,22 @@ class SwitchSettings:
         """OpenFlow connection method of the bridge's own socket (ovs-ofctl(8))."""
         return f"unix:{self.rundir}/{self.bridge}.mgmt"
 
+    def rundir_trouble(self) -> str:
+        """Why only a restart reaches the switch again, else "": for the health check `ovs-rundir`.
+
+        A container has `rundir` as a mount. Where Open vSwitch's service removes the folder when it stops and makes it
+        anew (RuntimeDirectory= on RPM distributions), the mount is the former one for ever: nobody comes back into it.
+        """
+        try:
+            removed = self.rundir.stat().st_nlink == 0
+        except OSError:  # not there yet: the switch is waited for
+            return ""
+        return (
+            f"{self.rundir} was removed, and this mount shows the former one: restart the agent"
+            if removed
+            else ""
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:

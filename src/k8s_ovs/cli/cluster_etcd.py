@@ -20,7 +20,8 @@ NAMESPACE = "kube-system"
 CONFIG_MAP, ENDPOINTS = "k8s-ovs-etcd", "K8S_OVS_ETCD_ENDPOINTS"
 SECRET = "k8s-ovs-etcd-tls"  # noqa: S105 - its name
 FILES = {"cafile": "ca.crt", "certfile": "client.crt", "keyfile": "client.key"}
-SECONDS = 10.0
+SECONDS = 4.0
+"""Who asks next waits too, and says why: together no longer than somebody at a terminal, or monitoring, waits."""
 
 
 @asynccontextmanager

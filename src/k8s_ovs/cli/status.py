@@ -92,7 +92,8 @@ async def _find_out(flags: options.Options, only: str | None, patience: float) -
     here = await read_here(flags["metrics_address"], switch_from(flags))
     if here is None and only == "node":
         why = (
-            f"neither an agent ({flags['metrics_address']}) nor the bridge {flags['bridge']} is on this host"
+            f"neither an agent ({flags['metrics_address']}) nor the bridge {flags['bridge']} is on this host: "
+            "run this on a node, or say with --metrics-address and --ovs-rundir where they are"
         )
         return replace(facts, unknown={"node": why})
     return replace(facts, here=here)

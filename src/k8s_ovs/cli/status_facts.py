@@ -20,7 +20,7 @@ from k8s_ovs.sources.kube.lease import LEASE_NAME, LEASE_NAMESPACE
 from k8s_ovs.sources.kube.objects import LEASES, NODES, Lease, Node
 from k8s_ovs.sources.store import Snapshot, Store
 
-SECONDS = 10.0
+SECONDS = 8.0
 """What the API server has for one answer: somebody waits at a terminal."""
 SECOND_LOOK = 12.0
 """Seconds after which what is on its way at the first look counts as stuck: agents tell of it at most every ten."""

@@ -191,7 +191,7 @@ def _table(nodes: Sequence[Row]) -> str:
                 ready,
                 row["agent"] or "?",
                 *("" if cell is None else str(cell) for cell in cells),
-                str(sum(row["dropping"].values())),
+                "" if row["revision"] is None else str(sum(row["dropping"].values())),
             )
         )
     return columns(rows)

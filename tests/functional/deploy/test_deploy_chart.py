@@ -90,6 +90,30 @@ def test_values_that_cannot_be_are_refused_with_their_place(value: str, said: st
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("etcd.username=network", "etcd.enabled=false"),
+        ("etcd.clientCertificate=false", "etcd.enabled=false"),
+        ("etcd.ports.client=12380", "must differ"),
+        ("etcd.ports.metrics=12379", "must differ"),
+        ("etcd.storage.hostPath=", "etcd.storage.className"),
+    ],
+)
+def test_values_that_cannot_be_together_are_refused_with_the_remedy(value: str, said: str) -> None:
+    done = template(value)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert template(value, "etcd.enabled=false").returncode == 0
+
+
+def test_a_full_etcd_is_not_restarted_for_it() -> None:
+    etcd = next(each for each in committed("k8s-ovs.yaml") if each["kind"] == "StatefulSet")
+    container = etcd["spec"]["template"]["spec"]["containers"][0]
+    assert "exclude=NOSPACE" in container["livenessProbe"]["httpGet"]["path"]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/health"
+
+
 def test_every_value_has_a_schema_and_a_default() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())

@@ -6,6 +6,26 @@
 kube-system
 {{- end -}}
 
+{{- /* Values that are right each by itself and cannot be together; said here, since pods would only wait for ever. */ -}}
+{{- define "k8s-ovs.check" -}}
+{{- with .Values.etcd -}}
+{{- if .enabled -}}
+{{- if .username -}}
+{{- fail "etcd.username is for an etcd of your own: set etcd.enabled=false, or leave the name out (clients of the chart's etcd prove who they are with certificates)" -}}
+{{- end -}}
+{{- if not .clientCertificate -}}
+{{- fail "etcd.clientCertificate=false is for an etcd of your own: the chart's etcd asks for certificates; set etcd.enabled=false, or leave it true" -}}
+{{- end -}}
+{{- if ne 3 (list (int .ports.client) (int .ports.peer) (int .ports.metrics) | uniq | len) -}}
+{{- fail (printf "etcd.ports: client %v, peer %v and metrics %v must differ, since etcd listens on each" .ports.client .ports.peer .ports.metrics) -}}
+{{- end -}}
+{{- if and (not .storage.hostPath) (eq .storage.className "k8s-ovs-etcd") -}}
+{{- fail "etcd.storage.hostPath is empty: name a StorageClass of the cluster with etcd.storage.className (k8s-ovs-etcd is the name of the folder's own)" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* (list . "agent"): labels that select the pods of one component. They never change. */ -}}
 {{- define "k8s-ovs.selector" -}}
 app.kubernetes.io/name: k8s-ovs

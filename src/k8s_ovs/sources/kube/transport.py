@@ -168,7 +168,8 @@ def _network_error(what: str, credentials: Credentials, err: Exception) -> KubeE
         remedy = f"check the client certificate, and that the server speaks TLS as {origin} says"
         return KubeDenied(f"{what}: TLS failed ({tls})", reason="TLS", remedy=remedy)
     if isinstance(err, TimeoutError):
-        return KubeUnavailable(f"{what}: no answer in time", reason="Timeout")
+        remedy = f"check that the API server answers, that {origin} names it, and that no firewall between drops packets"
+        return KubeUnavailable(f"{what}: no answer in time", reason="Timeout", remedy=remedy)
     remedy = f"check that the API server runs and that {origin} names it"
     dropped = isinstance(err, OSError) and err.errno in {None, errno.ECONNRESET}
     if credentials.server.startswith("https://") and (
