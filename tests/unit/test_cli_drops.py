@@ -66,3 +66,31 @@ def test_a_switch_that_is_away(k8s_ovs: CommandLine, flows: FakeFlowTable) -> No
     ended = k8s_ovs("drops")
     assert (ended.code, ended.out) == (1, "")
     assert ended.err == "k8s-ovs: no answer from br0.mgmt: start ovs-vswitchd\n"
+
+
+def test_columns_stay_aligned_below_long_names(k8s_ovs: CommandLine, flows: FakeFlowTable) -> None:
+    known = (
+        (StageId.POD_IN, Drop.POD_SPOOFED_IP),
+        (StageId.SERVICE_REPLY, Drop.NO_SERVICE),
+        (StageId.SERVICE, Drop.SERVICE_TENANT_MISMATCH),
+    )
+    flows.load(
+        [
+            flow(f"cookie={drop_cookie(*one):#x},table={number},ip,actions=drop")
+            for number, one in enumerate(known)
+        ]
+    )
+    flows.count(1)
+    head, *lines = k8s_ovs("drops").out.splitlines()
+    assert len(lines) == len(known)
+    for line in lines:
+        assert line.index(" " + line.split()[1]) + 1 == head.index("REASON")
+        assert line[head.index("MEANING") - 2 :].startswith("  ")
+        assert line[head.index("MEANING")] != " "
+
+
+def test_nothing_dropped_is_said(k8s_ovs: CommandLine, flows: FakeFlowTable) -> None:
+    flows.load([flow(f"cookie={NO_POD:#x},table=60,ip,actions=drop")])
+    assert k8s_ovs("drops").out == "nothing was dropped\n"
+    flows.clear()
+    assert "is it an agent's?" in k8s_ovs("drops").out

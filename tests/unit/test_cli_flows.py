@@ -105,11 +105,14 @@ def test_a_pod_that_is_elsewhere(k8s_ovs: CommandLine, table: FakeFlowTable) -> 
 
 
 def test_where_packets_are_dropped(k8s_ovs: CommandLine, table: FakeFlowTable) -> None:
-    assert k8s_ovs("flows", "--dropped").out == "no such flow\n"
+    assert k8s_ovs("flows", "--dropped").out == "nothing was dropped\n"
+    assert k8s_ovs("flows", "--dropped", "--table=tenant").out == "nothing was dropped by these flows\n"
     table.count(2)
     found = rows(k8s_ovs, "--dropped")
     assert len(found) > 20
     assert all(row["drop"] and row["meaning"] and row["packets"] == 2 for row in found)
+    table.clear()
+    assert k8s_ovs("flows", "--dropped").out == "no such flow\n"
 
 
 def test_what_is_not_ours_is_said_to_be_foreign(k8s_ovs: CommandLine, table: FakeFlowTable) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 
 import click
 
@@ -10,6 +11,9 @@ from k8s_ovs.agent.settings import SwitchSettings
 from k8s_ovs.cli import options
 from k8s_ovs.cli.agent_settings import switch_from
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
+
+_LEAST_WIDTHS = (12, 24, 9)
+"""Of stage, reason and packets, so that tables of different hosts most often look alike."""
 
 
 @click.command(context_settings=options.CONTEXT)
@@ -30,11 +34,23 @@ def drops(output: str, everything: bool, **flags: object) -> None:
     if output == "json":
         click.echo(json.dumps([_as_object(counter, packets) for counter, packets in shown.items()], indent=2))
         return
-    click.echo(f"{'STAGE':<12} {'REASON':<24} {'PACKETS':>9}  MEANING")
-    for counter, packets in shown.items():
-        click.echo(
-            f"{counter.stage.label:<12} {counter.reason.label:<24} {packets:>9}  {counter.reason.meaning}"
-        )
+    click.echo(_as_text(shown) if shown or not counted else "nothing was dropped")
+
+
+def _as_text(shown: Mapping[DropCounter, int]) -> str:
+    if not shown:
+        return "no flow that drops is on this bridge; is it an agent's? See `k8s-ovs status --only node`"
+    rows = [
+        (counter.stage.label, counter.reason.label, str(packets), counter.reason.meaning)
+        for counter, packets in shown.items()
+    ]
+    stage, reason, count = (
+        max(least, *(len(row[column]) for row in rows)) for column, least in enumerate(_LEAST_WIDTHS)
+    )
+    return "\n".join(
+        f"{one:<{stage}} {two:<{reason}} {three:>{count}}  {four}"
+        for one, two, three, four in [("STAGE", "REASON", "PACKETS", "MEANING"), *rows]
+    )
 
 
 def _as_object(counter: DropCounter, packets: int) -> dict[str, object]:

@@ -68,7 +68,8 @@ def flows(output: str, stage: str | None, pod: str | None, dropped: bool, **flag
     if output == "json":
         click.echo(json.dumps(rows, indent=2))
     else:
-        click.echo(as_text(rows))
+        dropless = "nothing was dropped by these flows" if stage or pod else "nothing was dropped"
+        click.echo(as_text(rows) or (dropless if dropped and found else "no such flow"))
 
 
 async def _read(settings: SwitchSettings, pod: str | None) -> list[FlowStats]:
@@ -151,7 +152,7 @@ def _about(meaning: Meaning | None) -> str | None:
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """The rows for people, a paragraph for each table."""
+    """The rows for people, a paragraph for each table; empty without rows."""
     parts = []
     for number, group in groupby(rows, key=lambda row: row["tableNumber"]):
         table = TABLES.get(number)
@@ -168,7 +169,7 @@ def as_text(rows: Sequence[Row]) -> str:
             for row in group
         ]
         parts.append(f"{table_name(number)} ({number}){decides}\n{columns(lines)}")
-    return "\n\n".join(parts) if parts else "no such flow"
+    return "\n\n".join(parts)
 
 
 def _actions(row: Row) -> str:

@@ -7,8 +7,9 @@ import re
 from dataclasses import dataclass
 
 from k8s_ovs.flows.fields import DESTINATION_VNI, SOURCE_VNI
-from k8s_ovs.flows.names import Drop, describe
-from k8s_ovs.flows.tables import table_name
+from k8s_ovs.flows.group import NO_GROUP, GroupId
+from k8s_ovs.flows.names import Drop, StageId, describe
+from k8s_ovs.flows.tables import SERVICE_NEW, table_name
 
 _STEP = re.compile(r"^ *(\d+)\. (?:.*?,? ?)priority (\d+), cookie (0x[0-9a-f]+)$", re.MULTILINE)
 _OUTPUT = re.compile(r"-> output port is (\d+)|^ +(IN_PORT)$", re.MULTILINE)
@@ -33,6 +34,8 @@ class Traced:
     """The way of a packet. `drop` is why it ended, `ports` where it went out ("IN_PORT": back to whom it came from).
 
     `tunnel_to` is the host that it is sent to, `source_vni` and `destination_vni` are None where the way did not get there.
+    `group` is the one where a Service chooses an endpoint: the way ends there, since the switch does not tell what comes of
+    a choice. `refused`: the packet is to a Service that has no endpoint.
     """
 
     steps: tuple[Step, ...]
@@ -41,17 +44,28 @@ class Traced:
     tunnel_to: str
     source_vni: int | None
     destination_vni: int | None
+    group: GroupId = NO_GROUP
+    refused: bool = False
 
 
 def read_trace(text: str) -> Traced:
     """The way in the output of `ofproto/trace`."""
-    steps, drop = [], None
-    for number, priority, cookie in _STEP.findall(text):
+    steps, drop, group, refused = [], None, NO_GROUP, False
+    for found in _STEP.finditer(text):
+        number, priority, cookie = found.groups()
         meaning = describe(int(cookie, 16))
         steps.append(
             Step(table_name(int(number)), int(priority), "not ours" if meaning is None else str(meaning))
         )
         drop = None if meaning is None else meaning.drop
+        if meaning is None or drop is not None or meaning.stage is not StageId.SERVICE_NEW:
+            continue
+        if meaning.about:
+            # Of a choice by dp_hash the switch tells nothing; of another one, how it would choose for this packet only.
+            group, text = GroupId(meaning.about), text[: found.end()]
+            break
+        # The packet begins a connection, and is not translated yet: what goes on without a group has no endpoint.
+        refused |= int(number) == SERVICE_NEW.number
     vnis: dict[str, int] = {}
     for value, mask, register in _REGISTER.findall(text):
         for bits in (SOURCE_VNI, DESTINATION_VNI):
@@ -66,4 +80,6 @@ def read_trace(text: str) -> Traced:
         pushed or (sent[-1] if sent else ""),
         vnis.get(SOURCE_VNI.name),
         vnis.get(DESTINATION_VNI.name),
+        group,
+        refused,
     )
