@@ -109,9 +109,7 @@ def test_of_very_many_endpoints_some_are_traced(k8s_ovs: CommandLine) -> None:
 @pytest.mark.parametrize("target", ["10.96.0.12", "10.96.0.13"])
 def test_to_a_service_without_endpoints_the_host_refuses(k8s_ovs: CommandLine, target: str) -> None:
     said = k8s_ovs("trace", "red/pod0", target).out.splitlines()[-1]
-    assert (
-        f"to {target}: a Service without endpoints: this host refuses the connection. Next:" in said
-    )
+    assert f"to {target}: a Service without endpoints: this host refuses the connection. Next:" in said
     assert "kubectl get endpointslices" in said
     found = json.loads(k8s_ovs("trace", "red/pod0", target, "-o", "json").out)
     assert (found["refused"], found["endpoints"]) == (True, [])
