@@ -4,11 +4,13 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from fakes.agent import World, running
+from fakes.dataplane_examples import pod_link
 from fakes.node import HOST_IP, OTHER, OWN, WEB
 from fakes.watching import until
 from k8s_ovs.agent.app import Agent, AgentServices
@@ -82,6 +84,30 @@ async def test_what_etcd_has_lost_is_reported_if_it_is_used_here(world: World) -
         assert await used() == StillUsed(OWN.subnet, known)
         assert world.metric("k8s_ovs_store_lost_records") == 4
         assert "4 records" in world.health.notes()["lost-records"]
+
+
+async def test_pods_that_lost_their_ports_while_no_agent_ran_are_told_of(world: World) -> None:
+    """In /readyz and in the report that `k8s-ovs status` reads: an Event alone goes by."""
+    world.fill()
+    for number in range(7):
+        link = pod_link(number, f"/run/netns/{number}")
+        world.links.namespaces.add(link.netns)
+        await world.links.create(link)
+        await world.links.vouch(link.host_ifname, IPv4Address("172.11.0.9") + number)
+    said = "7 pods have no network, because somebody removed their ports while no agent ran: 172.11.0.9, "
+    async with running(world):
+        await world.serving()
+        await until(lambda: said in world.health.notes().get("pod-ports", ""), "the note")
+        assert "172.11.0.13 and 2 more; delete them" in world.health.notes()["pod-ports"]
+        assert world.health.ready
+
+        async def told() -> str:
+            report = (await world.store.snapshot()).reports.get(HOST_IP)
+            return "" if report is None or report.health is None else report.health.notes
+
+        async with asyncio.timeout(20):
+            while said not in await told():
+                await asyncio.sleep(0.01)
 
 
 @dataclass

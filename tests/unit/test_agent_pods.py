@@ -639,7 +639,10 @@ async def test_a_living_pod_whose_lease_was_removed_without_an_agent_keeps_veth_
     (told,) = world.complaints
     assert f"{address} was removed while no agent ran" in told
     assert "Delete the pod" in told
+    assert agent.orphans.trouble().startswith("1 pod has no network, because somebody removed its port while")
+    assert f"no agent ran: {address}; delete them" in agent.orphans.trouble()
     await agent.delete(delete_request("a"))
+    assert agent.orphans.trouble() == ""
     assert len(world.links) == 4
     last = (await agent.add(add_request("f"))).address.ip
     assert last == address

@@ -133,6 +133,7 @@ class Agent:
         health.add_ready("nat", self._firewall.trouble)
         if not self._settings.external:
             health.add_ready("conflist", lambda: self._conflist_trouble)
+            health.add_note("pod-ports", self._pods.orphans.trouble)
         health.add_note("etcd", lambda: "" if self._config_trouble else self._store_trouble())
         health.add_note("lost-records", self._lost_records)
         health.add_note("kubernetes", self._service_feed.trouble)

@@ -14,6 +14,9 @@ from k8s_ovs.model.types import Attachment
 
 log = logging.getLogger(__name__)
 
+NAMED = 5
+"""Addresses that are told of very many."""
+
 Complain = Callable[[str], None]
 
 
@@ -35,6 +38,18 @@ class Orphans:
     def addresses(self) -> Collection[IPv4Address]:
         """Their addresses: in use, whatever OVSDB says."""
         return self._found.values()
+
+    def trouble(self) -> str:
+        """Which pods have no network for that reason, and what to do; "" if there are none."""
+        if not (count := len(self._found)):
+            return ""
+        addresses = [str(address) for address in sorted(self._found.values())]
+        listed = ", ".join(addresses[:NAMED]) + (f" and {count - NAMED} more" if count > NAMED else "")
+        who, whose = ("1 pod has", "its port") if count == 1 else (f"{count} pods have", "their ports")
+        return (
+            f"{who} no network, because somebody removed {whose} while no agent ran: {listed}; delete them, so that "
+            "they are made anew (kubectl get pods -A -o wide tells whose address it is)"
+        )
 
     async def once(self, held: Iterable[Attachment]) -> None:
         """Look, unless that was done before: nobody may get an address before it is known who has one. LinkError."""

@@ -60,7 +60,7 @@ class PodNetwork:
         self.cleaner = AddressCleaner(parts.forget)
         self.ports = PortKeeper(parts, self._locks)
         self._lost = parts.lost
-        self._orphans = Orphans(parts.links, parts.complain)
+        self.orphans = Orphans(parts.links, parts.complain)
         self._addresses = AddressBook(self._taken, self.cleaner)
 
     async def add(self, request: Request) -> AddResult:
@@ -139,7 +139,7 @@ class PodNetwork:
         try:
             await self.recover()
             kept = {host_ifname_of(key) for key in keep}
-            for name in sorted(set(self._orphans.names) - kept):
+            for name in sorted(set(self.orphans.names) - kept):
                 await self._sweep(name)
         except K8sOvsError as err:
             failed.append(str(err))
@@ -163,8 +163,8 @@ class PodNetwork:
         stays, though somebody has removed its lease. Raises the first DataplaneError, after all were tried.
         """
         links = set(await self._links.leftovers())
-        await self._orphans.look(held(self._parts))
-        lost = {*(lease.host_ifname for lease in self._lost.held()), *self._orphans.names}
+        await self.orphans.look(held(self._parts))
+        lost = {*(lease.host_ifname for lease in self._lost.held()), *self.orphans.names}
         leases = {lease.host_ifname: lease for lease in self._switch.attachments()}
         work: list[Callable[[], Awaitable[bool]]] = []
         work += [partial(self._sweep, name) for name in sorted(links - leases.keys() - lost)]
@@ -194,7 +194,7 @@ class PodNetwork:
             return await self._renew(replace(lease, limits=limits), node)
         if lease is not None:
             await self._detach(lease.key)
-        await self._orphans.once(held(self._parts))
+        await self.orphans.once(held(self._parts))
         await self._addresses.prepare(node.subnet, node.gateway)
         with self._addresses.take(node.subnet, node.gateway) as address:
             attachment = Attachment(
@@ -251,7 +251,7 @@ class PodNetwork:
         await self._switch.remove_port(key)
         self._addresses.freed()
         await self._links.delete(name)
-        self._orphans.drop(name)
+        self.orphans.drop(name)
 
     # -- cleaning up; these take the lock themselves -----------------------------------------------------------------
 
@@ -277,12 +277,12 @@ class PodNetwork:
                 return False
             log.info("deleting %s, which belongs to no lease", name)
             await whole(self._links.delete(name))
-            self._orphans.drop(name)
+            self.orphans.drop(name)
             return True
 
     def _taken(self) -> tuple[IPv4Address, ...]:
         """Every address that is somebody's, whether or not there is a row that says so."""
-        return (*(lease.address for lease in held(self._parts)), *self._orphans.addresses)
+        return (*(lease.address for lease in held(self._parts)), *self.orphans.addresses)
 
     def _lease(self, key: AttachmentKey) -> Attachment | None:
         return next((lease for lease in self._switch.attachments() if lease.key == key), None)
