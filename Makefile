@@ -30,8 +30,8 @@ help: ## Show the targets
 demo: packages .stamps/venv kubectl $(SHIM) ## Every feature on three nodes, with real output, in under a minute
 	@$(BIN)/k8s-ovs lab demo
 
-test: packages .stamps/venv kubectl helm $(SHIM) ## All tests; needs root
-	@$(call pytest,)
+test: packages check kubectl helm $(SHIM) ## All tests; needs root
+	@$(call pytest,tests --ignore=tests/unit)
 
 soak: packages .stamps/venv kubectl $(SHIM) ## Random changes and kills for MINUTES=20, and what else takes longer; needs root
 	@export K8S_OVS_SOAK_MINUTES=$(MINUTES); $(call pytest,-n 0 -s tests/e2e/test_e2e_soak.py)
