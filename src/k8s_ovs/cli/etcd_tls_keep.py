@@ -114,10 +114,11 @@ async def keep(kube: KubeClient, names: Names, terms: Terms, *, starting: bool) 
     authority = await _keep_secret(
         kube, names.namespace, names.ca_secret, lambda had: wanted_ca(had, terms, starting=starting), changes
     )
+    # Before the Secret: pods that mount that one wait for it, and then have all that they need to start.
+    await _keep_endpoints(kube, names, terms.endpoints, changes)
     content = await _keep_secret(
         kube, names.namespace, names.secret, lambda had: wanted_tls(had, authority, terms), changes
     )
-    await _keep_endpoints(kube, names, terms.endpoints, changes)
     upcoming = authority.get("next.crt", b"")
     return Kept(content, tuple(changes), bool(upcoming) and is_older(upcoming, SETTLE_SECONDS))
 

@@ -98,6 +98,16 @@ def test_from_nothing_to_an_etcd_with_mutual_tls(api: KubeApi, tmp_path: Path) -
     asyncio.run(_serves(KeptCertificates(folder)))
 
 
+def test_who_waits_for_the_secret_finds_the_endpoint_too(api: KubeApi) -> None:
+    """Otherwise a pod that starts just then fails for want of its ConfigMap, and tries again only later."""
+    asyncio.run(kept(api, TERMS))
+    made = {
+        kind: int(read(api, kind, name)["metadata"]["resourceVersion"])
+        for kind, name in (("configmaps", NAMES.config_map), ("secrets", NAMES.secret))
+    }
+    assert made["configmaps"] < made["secrets"]
+
+
 async def _serves(files: KeptCertificates) -> None:
     client = files.anonymous
     with private_etcd(tls=files) as server:
