@@ -52,6 +52,11 @@ class Rates:
     samples: Sequence[Sample]
 
     @property
+    def seconds(self) -> float:
+        """From the first octet to the last look."""
+        return (self.samples[-1][0] - self.samples[0][0]) / 1e9
+
+    @property
     def goodput(self) -> float:
         """Mbit/s of payload, from the first octet to the last look."""
         return self._rate(self.samples[0], self.samples[-1], payload=True)

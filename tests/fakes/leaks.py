@@ -41,8 +41,8 @@ class Footprint:
 
     @property
     def steady(self) -> tuple[int, ...]:
-        """What pods that are gone must not change: all but memory, and threads, which are kept for the next ones."""
-        return self.fds, self.interfaces, self.links, self.flows, self.connections
+        """What pods that are gone must not change. Not threads and idle connections, which wait for the next pods."""
+        return self.interfaces, self.links, self.flows, self.connections
 
     def row(self, pairs: int) -> str:
         """A row of a Markdown table."""
@@ -134,10 +134,10 @@ class Mill:
                 await asyncio.sleep(0.2)
         return found
 
-    async def settled(self, before: Footprint) -> Footprint:
-        """The same once it is what was there `before`, or what is there for good: a command that runs has descriptors too."""
+    async def settled(self, before: Footprint, fds: int) -> Footprint:
+        """The same once it is what was there `before`, with no more than `fds` descriptors; or else what is there for good."""
         deadline = asyncio.get_running_loop().time() + SETTLING
-        while (found := await self.footprint()).steady != before.steady:
+        while (found := await self.footprint()).steady != before.steady or found.fds > fds:
             if asyncio.get_running_loop().time() > deadline:
                 break
             await asyncio.sleep(0.2)

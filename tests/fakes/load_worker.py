@@ -180,15 +180,15 @@ def wait_for(address: str, port: int) -> float:
 
 
 def main(verb: str, *arguments: str) -> None:
+    answers: dict[str, Callable[..., Any]] = {"load": load, "await": wait_for}
     if verb == "serve":
         server = Server(*map(int, arguments))
         threading.Thread(target=server.run, daemon=True, name="server").start()
-        answer: Callable[..., Any] = lambda _: server.report()  # noqa: E731
-    else:
-        answer = lambda word, *rest: (load if word == "load" else wait_for)(*rest)  # noqa: E731
+        answers = {"report": server.report}
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer(*json.loads(line))), flush=True)
+        word, *rest = json.loads(line)
+        print(json.dumps(answers[word](*rest)), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 from k8s_ovs import __version__
 from k8s_ovs.cli.status_facts import Facts, Leader, ThisNode
@@ -59,10 +60,10 @@ class Cluster:
     def ip(self, name: str) -> IPv4Address:
         return next(ip for ip, record in self.subnets.items() if record.host == name)
 
-    def health(self, name: str, **changed: object) -> None:
+    def health(self, name: str, **changed: Any) -> None:
         """The agent of `name` tells this."""
         ip = self.ip(name)
-        self.reports[ip] = replace(self.reports[ip], health=replace(HEALTH, **changed))  # type: ignore[arg-type]
+        self.reports[ip] = replace(self.reports[ip], health=replace(HEALTH, **changed))
 
     def snapshot(self) -> Snapshot:
         return Snapshot(

@@ -16,6 +16,7 @@ from k8s_ovs.lab.cluster import Cluster, Node
 from k8s_ovs.lab.objects import NODES, PODS, LabPod
 from k8s_ovs.lab.podapi import PodApi
 from k8s_ovs.lab.podworker import NodeHandle, PodWorker
+from k8s_ovs.lab.worker import Worker
 from k8s_ovs.lab.workloads.container import Host
 from k8s_ovs.lab.workloads.pod import ProcessPod, is_ours
 from k8s_ovs.sources.kube.credentials import KubeSettings, load_credentials
@@ -41,7 +42,7 @@ class Kubelet:
         self._nodes = {node.name: self._handle(node) for node in cluster.nodes}
         self._registered: set[str] = set()
         self._ready: set[str] = set()
-        self._workers: dict[str, PodWorker | ProcessPod] = {}
+        self._workers: dict[str, Worker] = {}
         self._uids: dict[tuple[str, str], str] = {}
         self._unbound: dict[tuple[str, str], LabPod] = {}
         self._placed_pods: dict[tuple[str, str], LabPod] = {}
@@ -144,7 +145,7 @@ class Kubelet:
             self._workers[uid] = worker
             group.create_task(self._work(worker, uid), name=f"pod {pod.title}")
 
-    async def _work(self, worker: PodWorker | ProcessPod, uid: str) -> None:
+    async def _work(self, worker: Worker, uid: str) -> None:
         try:
             await worker.run()
         finally:

@@ -21,6 +21,7 @@ from k8s_ovs.lab.objects import LabPod
 from k8s_ovs.lab.podapi import PodApi
 from k8s_ovs.lab.podlink import PodServerLink
 from k8s_ovs.lab.state import replace_file
+from k8s_ovs.lab.worker import Worker
 from k8s_ovs.lab.workloads.volumes import NETNS_SEEN, PLUGINS_SEEN, host_path
 from k8s_ovs.runtime.backoff import Backoff
 
@@ -55,32 +56,18 @@ class Sandbox:
     address: str
 
 
-class PodWorker:
+class PodWorker(Worker):
     """Makes one Pod so, and keeps it so until it is deleted."""
 
     def __init__(self, cluster: Cluster, handle: NodeHandle, api: PodApi, pod: LabPod) -> None:
-        self.pod = pod
+        super().__init__(pod)
         self._cluster = cluster
         self._handle = handle
         self._api = api
-        self._exists = True
-        self._changed = asyncio.Event()
         self._sandbox: Sandbox | None = None
         self._running = False
         self._backoff = Backoff(base=0.4, cap=10.0, floor=0.2)
         self._told = ""
-
-    def update(self, pod: LabPod | None) -> None:
-        """What the API says now; None: the Pod is gone."""
-        if pod is None:
-            self._exists = False
-        else:
-            self.pod = pod
-        self._changed.set()
-
-    @property
-    def _unwanted(self) -> bool:
-        return not self._exists or self.pod.metadata.deletion_timestamp is not None
 
     async def run(self) -> None:
         """Live with the Pod. Returns when nothing of it is left."""

@@ -14,6 +14,7 @@ import yaml
 
 from fakes.private_kubeapi import KubeApi, until
 from k8s_ovs.agent.services import ServiceFeed, ServiceSources
+from k8s_ovs.model.events import Synced
 from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.credentials import KubeSettings, load_credentials
 
@@ -99,7 +100,10 @@ async def feed(settings: KubeSettings, condition: Callable[[ServiceFeed, list[An
 
 async def test_what_the_manifests_grant_is_enough_to_watch(secured: KubeApi, tmp_path: Path) -> None:
     admin(secured, "apply", "-f", "-", stdin=manifests("", ""))
-    synced = lambda one, told: len([e for e in told if type(e).__name__ == "Synced"]) >= 2  # noqa: E731
+
+    def synced(_: ServiceFeed, told: list[Any]) -> bool:
+        return sum(isinstance(event, Synced) for event in told) >= 2
+
     assert await feed(credentials(secured, tmp_path), synced) == ""
 
 

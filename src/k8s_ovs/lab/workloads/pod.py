@@ -18,6 +18,7 @@ from k8s_ovs.lab.cluster import Cluster, Node
 from k8s_ovs.lab.objects import LabPod, now
 from k8s_ovs.lab.podapi import PodApi
 from k8s_ovs.lab.processes import log_tail
+from k8s_ovs.lab.worker import Worker
 from k8s_ovs.lab.workloads import boxes, environment, podstatus
 from k8s_ovs.lab.workloads.container import Host, RunningContainer
 from k8s_ovs.lab.workloads.environment import Sources
@@ -39,14 +40,12 @@ def is_ours(pod: LabPod) -> bool:
     return any(container.image.startswith(IMAGE_PREFIX) for container in groups)
 
 
-class ProcessPod:
-    """Makes one pod so, and keeps it so until it is deleted. The interface is that of PodWorker."""
+class ProcessPod(Worker):
+    """Makes one pod so, and keeps it so until it is deleted."""
 
     def __init__(self, cluster: Cluster, node: Node, api: PodApi, pod: LabPod, host: Host) -> None:
-        self.pod = pod
+        super().__init__(pod)
         self._cluster, self._node, self._api, self._host = cluster, node, api, host
-        self._exists = True
-        self._changed = asyncio.Event()
         self._dirty = asyncio.Event()
         self._folder = node.directory / "pods" / pod.metadata.uid
         self._told: dict[str, Told] = {}
@@ -56,18 +55,6 @@ class ProcessPod:
         self._objects = PodObjects(api, pod)
         self._spec: PodSpec | None = None
         self._sources: Sources | None = None
-
-    def update(self, pod: LabPod | None) -> None:
-        """What the API says now; None: the pod is gone."""
-        if pod is None:
-            self._exists = False
-        else:
-            self.pod = pod
-        self._changed.set()
-
-    @property
-    def _unwanted(self) -> bool:
-        return not self._exists or self.pod.metadata.deletion_timestamp is not None
 
     async def run(self) -> None:
         """Live with the pod. Returns when nothing of it is left."""
