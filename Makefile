@@ -14,11 +14,13 @@ MINUTES ?= 20
 SOURCES := src tests
 
 # Sockets need short paths, so the tests' files are in the system's temporary directory; nothing of them stays.
-# Two workers, because most of an end-to-end test is waiting; each has labs of its own. In the order of the folders, the
-# end-to-end tests' long files early: by default xdist keeps files of few tests for the end, where one worker would wait.
+# Three workers on two cores, because half of an end-to-end test is waiting; each has labs of its own. In the given order, the
+# long files early: by default xdist keeps files of few tests for the end, where one worker would wait.
 define pytest
-tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT INT TERM && TMPDIR="$$tmp" $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --basetemp="$$tmp/t" $(1)
+tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT INT TERM && TMPDIR="$$tmp" $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --basetemp="$$tmp/t" $(1)
 endef
+
+LONG := tests/functional/packages tests/functional/image tests/e2e
 
 # What is installed (runtime) and what builds it have locks of their own, at the versions that are tested.
 compile = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
@@ -31,7 +33,7 @@ demo: packages .stamps/venv kubectl $(SHIM) ## Every feature on three nodes, wit
 	@$(BIN)/k8s-ovs lab demo
 
 test: packages check kubectl helm $(SHIM) ## All tests; needs root
-	@$(call pytest,tests --ignore=tests/unit)
+	@$(call pytest,$(LONG) $(filter-out $(LONG) %/__pycache__,$(wildcard tests/functional/*)) tests/contract)
 
 soak: packages .stamps/venv kubectl $(SHIM) ## Random changes and kills for MINUTES=20, and what else takes longer; needs root
 	@export K8S_OVS_SOAK_MINUTES=$(MINUTES); $(call pytest,-n 0 -s tests/e2e/test_e2e_soak.py)

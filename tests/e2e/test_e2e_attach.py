@@ -21,7 +21,7 @@ from fakes.runtime import Runtime, address, runtime_on
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(400)]
 
 NODE = "node1"
-ROUNDS = int(os.environ.get("K8S_OVS_TEST_KILLS", "15"))
+ROUNDS = int(os.environ.get("K8S_OVS_TEST_KILLS", "9"))
 """`make soak` does 50."""
 
 

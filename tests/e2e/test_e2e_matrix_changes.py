@@ -28,7 +28,7 @@ from k8s_ovs.model.types import GLOBAL_VNI, Vni
 
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(900)]
 
-CHANGES = int(os.environ.get("K8S_OVS_TEST_CHANGES", "15"))
+CHANGES = int(os.environ.get("K8S_OVS_TEST_CHANGES", "9"))
 SEED = "K8S_OVS_TEST_SEED"
 NODES = ("node1", "node2", "node3")
 TENANTS = ("red", "blue", "green", "gold")

@@ -1,5 +1,7 @@
 """The packages, built once with the commands of `make deb` and `make rpm`, and a root to install them into."""
 
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -15,19 +17,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.root)
 
 
-def _built(script: str, dist: Path) -> Path:
-    printed = package_root.run(str(TREE / "tools" / script), str(dist), timeout=500).stdout
-    return Path(printed.splitlines()[-1])
+def _built(script: str, factory: pytest.TempPathFactory) -> Path:
+    """The package that a script builds; built by the first of this run's workers that wants it."""
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    dist = shared / script
+    dist.mkdir(exist_ok=True)
+    with (shared / f"{script}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = dist / "done"
+        if not done.exists():
+            printed = package_root.run(str(TREE / "tools" / script), str(dist), timeout=500).stdout
+            done.write_text(printed.splitlines()[-1])
+        return Path(done.read_text())
 
 
 @pytest.fixture(scope="session")
 def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _built("build-deb.sh", tmp_path_factory.mktemp("deb"))
+    return _built("build-deb.sh", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def rpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _built("build-rpm.sh", tmp_path_factory.mktemp("rpm"))
+    return _built("build-rpm.sh", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
