@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,3 +128,19 @@ def test_a_switch_that_is_away(k8s_ovs: CommandLine, table: FakeFlowTable) -> No
     ended = k8s_ovs("flows")
     assert (ended.code, ended.out) == (1, "")
     assert "start ovs-vswitchd" in ended.err
+
+
+@pytest.mark.parametrize("command", [("flows", "--pod", "red/web"), ("trace", "red/web", "192.0.2.1")])
+def test_without_a_switch_one_sentence_says_why(
+    command: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """No record of what was tried before it."""
+    monkeypatch.setattr(flows, "DEADLINE", 0.1)
+    (tmp_path / "br0.mgmt").touch()
+    monkeypatch.setattr(flows, "OfctlFlowTable", lambda _: FakeFlowTable())
+    ended = CommandLine(capsys)(*command, "--ovs-rundir", str(tmp_path))
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == f"k8s-ovs: no answer from {tmp_path}/db.sock within 0.1 s: start ovsdb-server\n"

@@ -62,6 +62,9 @@ def test_combinations_that_cannot_work() -> None:
     good = EtcdSettings()
     with pytest.raises(ConfigError, match="give --etcd-endpoints"):
         replace(good, endpoints=())
+    for nowhere in ("", "/", " "):
+        with pytest.raises(ConfigError, match="give --etcd-prefix like"):
+            replace(good, prefix=nowhere)
     for half in ({"certfile": Path("c")}, {"keyfile": Path("k")}):
         with pytest.raises(ConfigError, match="give --etcd-certfile and --etcd-keyfile"):
             EtcdSettings(**half)

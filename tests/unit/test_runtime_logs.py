@@ -117,6 +117,7 @@ async def test_tasks_keep_the_context_they_were_begun_in() -> None:
 @pytest.mark.parametrize(
     ("verbosity", "ours", "theirs"),
     [
+        (-2, logging.ERROR, logging.WARNING),
         (-1, logging.WARNING, logging.WARNING),
         (0, logging.INFO, logging.WARNING),
         (3, logging.INFO, logging.WARNING),

@@ -24,7 +24,7 @@ from k8s_ovs.flows.names import Meaning, StageId, describe
 from k8s_ovs.flows.shown import actions_text, match_text, table_number
 from k8s_ovs.flows.tables import TABLES, table_name
 from k8s_ovs.model.types import Attachment
-from k8s_ovs.runtime.logs import QUIET_VERBOSITY, LogSettings, setup_logging
+from k8s_ovs.runtime.logs import SILENT_VERBOSITY, LogSettings, setup_logging
 
 DEADLINE = 5.0
 """Seconds that ovsdb-server has for an answer: whoever types this command waits for it."""
@@ -57,7 +57,7 @@ def flows(output: str, stage: str | None, pod: str | None, dropped: bool, **flag
 
     In the order in which a packet meets them. "drop" is followed by its reason; docs/pipeline.md tells what each stage decides.
     """
-    setup_logging(LogSettings(verbosity=QUIET_VERBOSITY))
+    setup_logging(LogSettings(verbosity=SILENT_VERBOSITY))
     settings = switch_from(dict(flags))
     found = asyncio.run(_read(settings, pod))
     if stage is not None:

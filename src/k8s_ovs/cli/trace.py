@@ -14,9 +14,9 @@ import click
 from k8s_ovs.agent.settings import SwitchSettings
 from k8s_ovs.cli import options
 from k8s_ovs.cli.agent_settings import switch_from
+from k8s_ovs.cli.drop_advice import ALARMING, BLOCKING
 from k8s_ovs.cli.flows import DEADLINE, read_leases
 from k8s_ovs.cli.output import columns
-from k8s_ovs.cli.status_judge import ALARMING, BLOCKING
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
 from k8s_ovs.dataplane.unixctl import connect
 from k8s_ovs.errors import ConfigError, OpenFlowError
@@ -26,7 +26,7 @@ from k8s_ovs.flows.names import OBJECT_MASK, Drop, StageId, cookie_of
 from k8s_ovs.flows.traced import Traced, read_trace
 from k8s_ovs.model.records import BackendKey
 from k8s_ovs.model.types import GATEWAY_OFPORT, VXLAN_OFPORT, Attachment
-from k8s_ovs.runtime.logs import QUIET_VERBOSITY, LogSettings, setup_logging
+from k8s_ovs.runtime.logs import SILENT_VERBOSITY, LogSettings, setup_logging
 
 CLIENT_PORT = 40000
 """The port that the packet comes from: any would do."""
@@ -74,7 +74,7 @@ def trace(sender: str, target: str, protocol: str, output: str, **flags: object)
     Service, the way to each of its endpoints is told. What a packet to another node meets there, its node tells. No packet is
     sent; it is as if a new connection began.
     """
-    setup_logging(LogSettings(verbosity=QUIET_VERBOSITY))
+    setup_logging(LogSettings(verbosity=SILENT_VERBOSITY))
     settings = switch_from(dict(flags))
     place, _, port = target.partition(":")
     found = asyncio.run(_ask(settings, sender, place, _port(port, protocol), protocol))

@@ -18,6 +18,8 @@ from k8s_ovs.errors import ConfigError
 
 QUIET_VERBOSITY = -1
 """Warnings only: for commands that end, whose output is what they are asked for."""
+SILENT_VERBOSITY = -2
+"""Not even warnings: for commands that look once, and say in one sentence why they could not."""
 DEBUG_VERBOSITY = 4
 """From here `--v` shows what this program does in detail (the seed starts it with --v=5)."""
 LIBRARY_VERBOSITY = 6
@@ -61,8 +63,8 @@ def setup_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
 
 
 def set_verbosity(verbosity: int) -> None:
-    """Set the levels for a `--v` number: 0 to 3 info, 4 and 5 debug, from 6 on the libraries' debug too; below 0 warnings."""
-    usual = logging.INFO if verbosity > QUIET_VERBOSITY else logging.WARNING
+    """Set the levels for a `--v` number: 0 to 3 info, 4 and 5 debug, from 6 on the libraries' debug too; below 0 less."""
+    usual = {QUIET_VERBOSITY: logging.WARNING, SILENT_VERBOSITY: logging.ERROR}.get(verbosity, logging.INFO)
     logging.getLogger(_PACKAGE).setLevel(logging.DEBUG if verbosity >= DEBUG_VERBOSITY else usual)
     logging.getLogger().setLevel(logging.DEBUG if verbosity >= LIBRARY_VERBOSITY else logging.WARNING)
     for name in TELLTALES:

@@ -70,6 +70,11 @@ class EtcdSettings:
     def __post_init__(self) -> None:
         if not self.endpoints:
             raise ConfigError("no etcd endpoint", remedy="give --etcd-endpoints")
+        if not self.prefix.strip("/ "):
+            raise ConfigError(
+                f"etcd prefix {self.prefix!r} names no place of its own: everything in etcd would be ours",
+                remedy=f"give --etcd-prefix like {DEFAULT_PREFIX}",
+            )
         self.parsed()
         if (self.certfile is None) != (self.keyfile is None):
             raise ConfigError(
