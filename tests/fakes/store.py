@@ -18,7 +18,7 @@ from k8s_ovs.sources.etcd.rangewatch import Batch, Listing
 from k8s_ovs.sources.etcd.reportsaid import ReportsSaid
 from k8s_ovs.sources.former import encode_former
 from k8s_ovs.sources.records import Keys, Record, config_key, config_keys, encode_report
-from k8s_ovs.sources.store import Change, Snapshot
+from k8s_ovs.sources.store import MAX_NEEDS, Change, Snapshot
 
 
 class FakeStore:
@@ -130,6 +130,11 @@ class FakeStore:
         if compared and any(
             revision > change.based_on for k, (_, revision) in self._data.items() if k.startswith(compared)
         ):
+            return False
+        needs = [keys.tenant(name) for name in change.needs_tenants]
+        needs += [keys.namespace(name) for name in change.needs_namespaces]
+        assert len(needs) <= MAX_NEEDS
+        if not self._data.keys() >= set(needs):
             return False
         self.commits.append(change)
         self._write({k: v for k, v in writes.items() if v is not None or k in self._data})

@@ -7,6 +7,7 @@ from k8s_ovs.controller.changes import ABSENT_SECONDS, STUCK_SECONDS
 from k8s_ovs.controller.plan import ProblemKind
 from k8s_ovs.model.types import HostSubnet, NetNamespace, Tenant
 from k8s_ovs.sources.records import error_of
+from k8s_ovs.sources.store import MAX_NEEDS
 
 
 @pytest.fixture
@@ -48,6 +49,24 @@ def test_a_request_is_served_and_answered(
     assert (planner.tenant_vnis()[name], planner.vnis()[name]) == (vni, vni)
     assert (planner.records[name].other, error_of(planner.records[name])) == ("", "")
     assert others(planner, name) == unmoved
+
+
+def test_what_a_change_is_begun_upon_must_be_there_still(planner: Planner) -> None:
+    """Request, tenant and the one that is joined: a deletion does not show in the range that is compared."""
+    planner.ask("red", "join", "blue")
+    change = planner.plan().change
+    assert change is not None
+    assert (change.needs_tenants, change.needs_namespaces) == (["blue", "red"], ["red"])
+
+
+def test_no_plan_needs_more_than_a_transaction_compares(planner: Planner) -> None:
+    for number in range(80):
+        planner.have(f"n{number}", 100 + number)
+        planner.ask(f"n{number}", "join", f"m{number}")
+        planner.have(f"m{number}", 200 + number)
+    while (change := planner.step().change) is not None:
+        assert len(change.needs_tenants) + len(change.needs_namespaces) <= MAX_NEEDS
+    assert all(planner.vnis()[f"n{number}"] == 200 + number for number in range(80))
 
 
 def test_a_global_namespace_is_joined_and_isolated(planner: Planner) -> None:

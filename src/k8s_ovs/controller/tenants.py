@@ -43,7 +43,7 @@ from k8s_ovs.model.types import (
     Vni,
 )
 from k8s_ovs.sources.records import ForbiddenNetId, error_of
-from k8s_ovs.sources.store import Change, Snapshot
+from k8s_ovs.sources.store import MAX_NEEDS, Change, Snapshot
 
 _REFUSED_REMEDY = "write another request; the next one that is accepted takes the Error away"
 
@@ -127,6 +127,9 @@ class _Draft:
         self._malformed = Malformed.of(snapshot).namespaces
         self._put_tenants: dict[str, Tenant] = {}
         self._put_records: dict[str, NetNamespace] = {}
+        self._needs_tenants: set[str] = set()
+        self._needs_records: set[str] = set()
+        """What this plan builds upon, of what there was: nobody may have deleted it meanwhile."""
         self._gone: list[str] = []
         self._problems: list[Problem] = []
         self._allocated = 0
@@ -147,8 +150,10 @@ class _Draft:
 
     @property
     def full(self) -> bool:
-        """No further Namespace fits."""
-        return max(len(self._put_tenants), len(self._put_records)) + len(self._gone) >= self._limit
+        """No further Namespace fits: one that begins a join needs three records."""
+        written = max(len(self._put_tenants), len(self._put_records)) + len(self._gone)
+        needed = len(self._needs_tenants) + len(self._needs_records)
+        return written >= self._limit or needed > MAX_NEEDS - 3
 
     def bury(self) -> None:
         """Delete what belongs to Namespaces that are gone."""
@@ -245,6 +250,8 @@ class _Draft:
             delete_namespaces=self._gone,
             put_tenants=list(self._put_tenants.values()),
             delete_tenants=self._gone,
+            needs_tenants=sorted(self._needs_tenants),
+            needs_namespaces=sorted(self._needs_records),
         )
 
     def _make(self, name: str, record: NetNamespace | None) -> None:
@@ -311,6 +318,8 @@ class _Draft:
                 self._put_record(answer(tenant, record))
             case vni:
                 self._put(begun(tenant, record, vni, self._memory.new_id()))
+                self._needs_records |= {tenant.name} & self._snapshot.net_namespaces.keys()
+                self._needs_tenants |= {other} & self._snapshot.tenants.keys()
                 self._allocated += record.action == "isolate"
 
     def _lead(self, tenant: Tenant, record: NetNamespace | None) -> None:
@@ -338,6 +347,7 @@ class _Draft:
         return self._memory.allocator.allocate({*self._held, *self._named, *self._memory.former.values()})
 
     def _put(self, tenant: Tenant) -> None:
+        self._needs_tenants |= {tenant.name} & self._snapshot.tenants.keys()
         self.tenants[tenant.name] = self._put_tenants[tenant.name] = tenant
         self._hold(tenant)
 

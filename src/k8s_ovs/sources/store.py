@@ -4,7 +4,7 @@ The agent watches a Store; the controller reads snapshots of it and writes back 
 they were computed from has changed meanwhile. That is what makes two controllers at once harmless.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Protocol
@@ -35,12 +35,17 @@ class Snapshot:
     former: Mapping[str, FormerSubnet] = field(default_factory=dict)
 
 
+MAX_NEEDS = 100
+"""etcd takes 128 comparisons in one transaction."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """Writes of records, all or none, valid only on top of `based_on` (a snapshot's revision).
 
     Net namespaces and tenants are one kind here: a write to either holds only if none of both has changed. So are
-    host subnets and former ones.
+    host subnets and former ones. That does not show what was deleted: `needs_tenants` and `needs_namespaces` name what has to
+    be there still, together no more than MAX_NEEDS.
     """
 
     based_on: int
@@ -52,6 +57,8 @@ class Change:
     delete_tenants: Sequence[str] = ()
     put_former: Sequence[FormerSubnet] = ()
     delete_former: Sequence[str] = ()
+    needs_tenants: Collection[str] = ()
+    needs_namespaces: Collection[str] = ()
 
 
 class Presence(Protocol):

@@ -17,7 +17,7 @@ from k8s_ovs.model.events import (
     TenantSet,
 )
 from k8s_ovs.model.types import FormerSubnet, HostSubnet, NetNamespace, Tenant, TenantChange, TenantStep, Vni
-from k8s_ovs.sources.store import Change
+from k8s_ovs.sources.store import MAX_NEEDS, Change
 
 IP1, IP2 = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
 NODE1 = HostSubnet("node1", IP1, IPv4Network("172.11.0.0/22"))
@@ -269,6 +269,26 @@ async def test_a_write_to_either_of_net_namespaces_and_tenants_refuses_one_to_th
     assert await world.store.commit(changes.pop(first))
     assert not await world.store.commit(*changes.values())
     assert await world.store.commit(Change(base, put_subnets=[NODE1]))
+
+
+@pytest.mark.parametrize("gone", ["tenant", "namespace"])
+async def test_what_a_change_needs_must_be_there_still(world: World, gone: str) -> None:
+    both = Change(0, put_namespaces=[RED, BLUE], put_tenants=[RED_TENANT, BLUE_TENANT])
+    assert await commit(world, both)
+    base = (await world.store.snapshot()).revision
+    needing = Change(base, put_tenants=[RED_TENANT], needs_tenants=["red", "blue"], needs_namespaces=["blue"])
+    assert await world.store.commit(needing)
+    world.delete(getattr(world.keys, gone)("blue"))
+    assert not await commit(world, needing)
+    now = await world.store.snapshot()
+    assert ("blue" in now.tenants, "blue" in now.net_namespaces) == (gone != "tenant", gone != "namespace")
+
+
+async def test_as_much_may_be_needed_as_is_promised(world: World) -> None:
+    names = [f"n{number}" for number in range(MAX_NEEDS)]
+    tenants = [replace(RED_TENANT, name=name, vni=Vni(20 + n)) for n, name in enumerate(names)]
+    assert await commit(world, Change(0, put_tenants=tenants))
+    assert await commit(world, Change(0, put_tenants=[RED_TENANT], needs_tenants=names))
 
 
 async def test_former_subnets_are_written_read_and_deleted_with_host_subnets(world: World) -> None:

@@ -38,6 +38,13 @@ def absent(key: str) -> rpc.Compare:
     )
 
 
+def present(key: str) -> rpc.Compare:
+    """True if there is such a key."""
+    return rpc.Compare(
+        result=rpc.Compare.GREATER, target=rpc.Compare.CREATE, key=key.encode(), create_revision=0
+    )
+
+
 def unchanged(prefix: str, since: int) -> rpc.Compare:
     """True if no key with `prefix` was created or modified after revision `since` (an empty range is fine)."""
     return rpc.Compare(

@@ -18,7 +18,16 @@ from k8s_ovs.sources.etcd.client import EtcdClient
 from k8s_ovs.sources.etcd.connection import Connection
 from k8s_ovs.sources.etcd.following import Following
 from k8s_ovs.sources.etcd.ledger import Decoder, Ledger
-from k8s_ovs.sources.etcd.operations import absent, delete, nested, put, read_key, read_range, unchanged
+from k8s_ovs.sources.etcd.operations import (
+    absent,
+    delete,
+    nested,
+    present,
+    put,
+    read_key,
+    read_range,
+    unchanged,
+)
 from k8s_ovs.sources.etcd.presence import PRESENCE_TTL, EtcdPresence
 from k8s_ovs.sources.etcd.proto import rpc_pb2 as rpc
 from k8s_ovs.sources.etcd.rangewatch import Batch, Listing
@@ -151,6 +160,8 @@ class EtcdStore:
         tenants = (change.put_tenants, change.delete_tenants)
         if change.put_namespaces or change.delete_namespaces or any(tenants):
             compare += [unchanged(prefix, change.based_on) for prefix in (keys.namespaces, keys.tenants)]
+        compare += [present(keys.tenant(name)) for name in change.needs_tenants]
+        compare += [present(keys.namespace(name)) for name in change.needs_namespaces]
         if not writes:
             return True
         connection, revision = self._read or (None, change.based_on)
