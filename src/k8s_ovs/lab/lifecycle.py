@@ -262,7 +262,7 @@ def _start_supervisor(cluster: Cluster, say: Say) -> None:
                 stdout=stream,
                 stderr=stream,
                 cwd="/",
-                env={**_NO_AUTHORITIES, **os.environ},
+                env={**os.environ, **_NO_AUTHORITIES},
                 pass_fds=[write_end],
                 start_new_session=True,
             )

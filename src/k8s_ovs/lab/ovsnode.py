@@ -107,12 +107,14 @@ def tunnel_routes(cluster: Cluster, node: Node) -> list[tuple[str, ...]]:
 class Uplink:
     """Keeps the node's address on its uplink bridge, and the switch's routes with it.
 
-    `listening` is set when the switch may start, `ready` once address and routes are there for the first time.
+    `listening` is set when the switch may start, `ready` once address and routes are there for the first time, `stirred`
+    whenever an interface of the node has changed.
     """
 
     def __init__(self, cluster: Cluster, node: Node) -> None:
         self.listening = asyncio.Event()
         self.ready = asyncio.Event()
+        self.stirred = asyncio.Event()
         self._cluster = cluster
         self._node = node
 
@@ -128,6 +130,8 @@ class Uplink:
                         data = await asyncio.get_running_loop().sock_recv(sock, 1 << 20)
                 except TimeoutError:
                     data = b""
+                if data:
+                    self.stirred.set()
                 for link in link_states(data, UNDERLAY_BRIDGE):
                     # Not only for a new port: the switch takes the port down to set its MAC address, and down means
                     # that the kernel forgets the default route.

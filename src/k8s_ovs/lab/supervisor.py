@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from k8s_ovs.errors import KubeError, LabError
-from k8s_ovs.lab import authority, commands, controlplane, fabric, labfile, ovsnode
+from k8s_ovs.lab import authority, buffers, commands, controlplane, fabric, labfile, ovsnode
 from k8s_ovs.lab.cluster import API_PORT, ETCD_PORT, Cluster, Node
 from k8s_ovs.lab.commands import Command
 from k8s_ovs.lab.forward import Forwarder
@@ -218,7 +218,9 @@ class Supervisor:
         uplink = ovsnode.Uplink(self._cluster, node)
         self._group.create_task(uplink.run(), name=f"{node.name}/uplink")
         await uplink.listening.wait()
-        self._start(commands.vswitchd(self._cluster, node))
+        process = self._start(commands.vswitchd(self._cluster, node))
+        roomy = buffers.keep_roomy(lambda: process.process_id, uplink.stirred)
+        self._group.create_task(roomy, name=f"{node.name}/buffers")
         await self._until(f"{node.name}'s switch to make its uplink", uplink.ready.is_set)
 
     async def _init_config(self) -> None:
