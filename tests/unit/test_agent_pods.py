@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from fakes.pods import Killed, PodWorld, add_request, check_request, delete_request, gc_request, request_for
+from fakes.pods import (
+    FakeLinks,
+    Killed,
+    PodWorld,
+    add_request,
+    check_request,
+    delete_request,
+    gc_request,
+    request_for,
+)
 from k8s_ovs.agent.pods import PodNetwork, host_ifname_of
 from k8s_ovs.cni.codes import Code
 from k8s_ovs.cni.protocol import Command, PrevAddress, PrevInterface, PrevResult
@@ -646,6 +655,28 @@ async def test_a_living_pod_whose_lease_was_removed_without_an_agent_keeps_veth_
     assert len(world.links) == 4
     last = (await agent.add(add_request("f"))).address.ip
     assert last == address
+
+
+async def test_a_lease_that_is_removed_while_leftovers_are_looked_for_costs_no_veth(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not swept as one that never had a lease: the next look finds out whose it is."""
+    world = world_with("a")
+    await world.agent().add(add_request("a"))
+    world.flows.clear()
+    agent = world.agent()
+    vouched = FakeLinks.vouched
+
+    async def and_then_it_goes(links: FakeLinks) -> dict[str, IPv4Address]:
+        found = await vouched(links)
+        world.rows.clear()
+        return found
+
+    monkeypatch.setattr(FakeLinks, "vouched", and_then_it_goes)
+    assert await agent.recover() == 0
+    assert world.complaints == []
+    assert await agent.recover() == 0
+    assert len(world.complaints) == len(world.links) == 1
 
 
 async def test_gc_removes_a_pod_without_lease_that_the_runtime_does_not_know() -> None:

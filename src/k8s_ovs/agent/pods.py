@@ -163,8 +163,11 @@ class PodNetwork:
         stays, though somebody has removed its lease. Raises the first DataplaneError, after all were tried.
         """
         links = set(await self._links.leftovers())
-        await self.orphans.look(held(self._parts))
-        lost = {*(lease.host_ifname for lease in self._lost.held()), *self.orphans.names}
+        before = held(self._parts)
+        await self.orphans.look(before)
+        # A row that somebody removed since then is no orphan yet: the next look finds one.
+        attachments = (*before, *self._lost.held())
+        lost = {*(lease.host_ifname for lease in attachments), *self.orphans.names}
         leases = {lease.host_ifname: lease for lease in self._switch.attachments()}
         work: list[Callable[[], Awaitable[bool]]] = []
         work += [partial(self._sweep, name) for name in sorted(links - leases.keys() - lost)]

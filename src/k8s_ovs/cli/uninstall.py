@@ -16,7 +16,7 @@ from k8s_ovs.dataplane.bridge import Firewall
 from k8s_ovs.dataplane.firewall import IptablesFirewall
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
 from k8s_ovs.errors import ConfigError, DataplaneError, K8sOvsError
-from k8s_ovs.runtime.logs import SILENT_VERBOSITY, LogSettings, setup_logging
+from k8s_ovs.runtime.logs import QUIET_VERBOSITY, LogSettings, setup_logging
 
 DEADLINE = 5.0
 """Seconds that ovsdb-server has for an answer: whoever types this command waits for it."""
@@ -39,7 +39,7 @@ def uninstall(**flags: object) -> None:
     The kernel's settings stay, since nobody knows who else counts on them by now; they are named.
     What cannot be removed is named, the rest is removed all the same, and the exit code is 1.
     """
-    setup_logging(LogSettings(verbosity=SILENT_VERBOSITY))
+    setup_logging(LogSettings(verbosity=QUIET_VERBOSITY))
     place = switch_from(dict(flags))
     switch = OvsdbSwitch(place.rundir, deadline=DEADLINE)
     asyncio.run(remove_all(cni_from(dict(flags)), place.bridge, IptablesFirewall(), switch))
