@@ -7,7 +7,6 @@ ends here.
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,11 +173,10 @@ def upgrade_under_load(lab: Lab, added: list[str]) -> None:
     end = threading.Event()
 
     def add() -> None:
-        while not end.is_set():
+        while not end.wait(0.3):
             name = f"load{len(added)}"
             lab.create_pods({("red", name): NODES[len(added) % 2]}, wait=False)
             added.append(name)
-            time.sleep(0.3)  # the load, not a wait
 
     thread = threading.Thread(target=add, name="add pods")
     thread.start()
