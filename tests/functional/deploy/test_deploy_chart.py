@@ -1,6 +1,7 @@
 """The chart and the plain manifests: one content, valid for every Kubernetes from 1.28 to the newest that is known."""
 
 import json
+import subprocess
 import tomllib
 
 import kubernetes_validate
@@ -15,6 +16,7 @@ from fakes.manifests import (
     VARIANTS,
     Document,
     committed,
+    find,
     generator,
     helm,
     parsed,
@@ -82,6 +84,7 @@ def test_lint() -> None:
         ("etcd.ports.client=0", "/etcd/ports/client"),
         ("agent.paths.cniBin=opt", "/agent/paths/cniBin"),
         ("agent.maxUnavailable=0", "/agent/maxUnavailable"),
+        ("agent.updateStrategy=Recreate", "'RollingUpdate', 'OnDelete'"),
     ],
 )
 def test_values_that_cannot_be_are_refused_with_their_place(value: str, said: str) -> None:
@@ -105,6 +108,25 @@ def test_values_that_cannot_be_together_are_refused_with_the_remedy(value: str, 
     assert done.returncode != 0
     assert said in done.stderr
     assert template(value, "etcd.enabled=false").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["k8s-ovs.yaml", "k8s-ovs-own-etcd.yaml"])
+def test_the_command_of_the_docs_for_one_node_first_changes_what_the_value_does(name: str) -> None:
+    (line,) = [
+        line
+        for line in (ROOT / "docs/upgrade.md").read_text().splitlines()
+        if "one-node.yaml" in line and "sed" in line
+    ]
+    command = line.strip().replace("deploy/k8s-ovs.yaml", "-").partition(" >")[0]
+    plain = (DEPLOY / name).read_text()
+    done = subprocess.run(["sh", "-c", command], input=plain, capture_output=True, text=True, check=True)
+    changed, before = parsed(done.stdout), parsed(plain)
+    agents = find(before, "DaemonSet", "k8s-ovs-node")
+    assert agents["spec"]["updateStrategy"]["type"] == "RollingUpdate"
+    agents["spec"]["updateStrategy"] = {"type": "OnDelete"}
+    assert changed == before
+    asked = parsed(template("agent.updateStrategy=OnDelete").stdout)
+    assert find(asked, "DaemonSet", "k8s-ovs-node")["spec"]["updateStrategy"] == {"type": "OnDelete"}
 
 
 def test_a_full_etcd_is_not_restarted_for_it() -> None:
