@@ -118,6 +118,9 @@ def test_a_write_that_changes_nothing_is_no_change(registry: Registry) -> None:
     revision = registry.store.revision
     assert registry.update(CONFIG_MAPS, WEB, entry.copy())[0] is entry
     assert registry.patch(CONFIG_MAPS, WEB, lambda obj: obj) is entry
+    empty = {"annotations": {}, "labels": {}, "finalizers": [], "ownerReferences": []}
+    named = registry.patch(CONFIG_MAPS, WEB, lambda obj: {**obj, "metadata": {**empty, **obj["metadata"]}})
+    assert named is entry, "ObjectMeta leaves out what holds nothing"
     assert registry.store.revision == revision
 
 

@@ -21,6 +21,13 @@ def fill(resource: Resource, obj: Object) -> None:
         filler(obj)
 
 
+def omit_empty(metadata: Object) -> None:
+    """Drop what ObjectMeta leaves out when it holds nothing; a change to it is none then."""
+    for name in ("annotations", "labels", "finalizers", "ownerReferences"):
+        if not metadata.get(name, True):
+            del metadata[name]
+
+
 def _default(target: Object, **values: Any) -> None:
     for key, value in values.items():
         if target.get(key) is None:

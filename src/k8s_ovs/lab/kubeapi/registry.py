@@ -201,6 +201,7 @@ class Registry:
 
     def _admit(self, resource: Resource, obj: Object, old: Object | None) -> None:
         defaults.fill(resource, obj)
+        defaults.omit_empty(meta(obj))
         problems = validation.validate(resource, obj)
         if old is not None:
             problems += strategy.check_update(resource, obj, old)
