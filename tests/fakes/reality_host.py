@@ -20,6 +20,7 @@ from k8s_ovs.dataplane.firewall import wanted_chains
 from k8s_ovs.dataplane.links import NetlinkPodLinks
 from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.rtnetlink import Link, Route, Rtnetlink
+from k8s_ovs.dataplane.unixctl import control_socket
 from k8s_ovs.errors import LinkError
 from k8s_ovs.lab.cluster import UNDERLAY_BRIDGE, Node
 from k8s_ovs.lab.namespaces import inode_of
@@ -137,8 +138,7 @@ def _strays(who: str, lease: Attachment) -> list[str]:
 
 def connections(known: Known, member: Node) -> Iterator[str]:
     """Connections that the switch tracks of addresses of the pod network which nobody has."""
-    socket = member.ovs_rundir / "ovs-vswitchd.ctl"
-    told = run("ovs-appctl", "-t", str(socket), "dpctl/dump-conntrack")
+    told = run("ovs-appctl", "-t", str(control_socket(member.ovs_rundir)), "dpctl/dump-conntrack")
     holders = {str(lease.address) for leases in known.leases.values() for lease in leases}
     holders |= {
         str(record.subnet.network_address + 1)

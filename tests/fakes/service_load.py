@@ -18,6 +18,7 @@ from typing import Any
 
 from fakes.lab_services import ServiceLab
 from fakes.labs import PYTHON, Lab
+from k8s_ovs.dataplane.unixctl import control_socket
 
 WORKER = str(Path(__file__).with_name("load_worker.py"))
 FIRST_PORT = 9000
@@ -221,7 +222,7 @@ class Switch:
 
     def ask(self, *command: str) -> str:
         """What ovs-appctl prints. Its sockets are files, so this needs no place in the lab."""
-        return self._run("ovs-appctl", "-t", f"{self._files}/ovs-vswitchd.ctl", *command)
+        return self._run("ovs-appctl", "-t", str(control_socket(self._files)), *command)
 
     def groups(self) -> list[str]:
         """As ovs-ofctl prints them."""

@@ -89,7 +89,7 @@ def test_options_that_cannot_work_together(changes: dict[str, object], reason: s
 def test_the_longest_socket_path_of_a_default_lab_fits() -> None:
     one = cluster(name="a" * 32, directory=Path("/run/k8s-ovs-lab") / ("a" * 32))
     one.check()
-    assert len(str(one.nodes[-1].ovs_rundir / "ovs-vswitchd.ctl")) < 108
+    assert len(str(one.nodes[-1].ovs_rundir / "ovs-vswitchd.4194304.ctl")) < 108
 
 
 def test_an_unknown_node_is_told_with_the_names_of_the_others() -> None:

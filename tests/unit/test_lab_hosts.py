@@ -43,7 +43,7 @@ def test_names_that_a_host_cannot_have(name: str) -> None:
 def test_the_longest_name_still_has_room_for_its_sockets() -> None:
     lab = grown("a" * 18, base=cluster(name="b" * 32))
     lab.check()
-    assert len(str(lab.hosts[0].ovs_rundir / "ovs-vswitchd.ctl")) < 108
+    assert len(str(lab.hosts[0].ovs_rundir / "ovs-vswitchd.4194304.ctl")) < 108
 
 
 def test_there_is_room_for_so_many_hosts_and_no_more() -> None:

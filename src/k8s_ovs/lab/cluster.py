@@ -33,7 +33,7 @@ _MAX_NAME = 32
 _UNIX_PATH_MAX = 107
 """Octets of a unix socket's path, unix(7)."""
 _MAX_HOST_NAME = len("external-host-name")
-_LONGEST_SOCKET = "nodes/external-host-name/ovs/ovs-vswitchd.ctl"
+_LONGEST_SOCKET = "nodes/external-host-name/ovs/ovs-vswitchd.4194304.ctl"
 _FIRST_NODE = 11
 MAX_NODES = 64
 MAX_HOSTS = 16
