@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from k8s_ovs.cli.main import cli
 from k8s_ovs.errors import LabError
 from k8s_ovs.lab import realkube
 from k8s_ovs.lab.ovsnode import LinkState, has_conflist, link_states
@@ -77,7 +79,10 @@ def test_an_unknown_lab_is_told_with_the_names_of_those_that_are_up(tmp_path: Pa
         load_cluster(tmp_path, "lab")
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "lab.json").write_text("{}")
-    assert labs(tmp_path) == ["two"]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "lab.json").write_text("{}")
+    listed = CliRunner().invoke(cli, ["lab", "list", "--state-dir", str(tmp_path)], catch_exceptions=False)
+    assert listed.output.split() == labs(tmp_path) == ["one", "two"]
     with pytest.raises(LabError, match="two"):
         load_cluster(tmp_path, "lab")
 

@@ -22,6 +22,7 @@ _COMMANDS = {
     "env": "lab_places:env",
     "exec": "lab_places:exec_",
     "status": "lab_status:status_",
+    "list": "lab_status:list_",
     "matrix": "lab_matrix:matrix_",
     "demo": "lab_demo:demo_",
 }

@@ -60,6 +60,9 @@ Exit codes, for monitoring:
 def status(context: click.Context, /, output: str, only: str | None, patience: float, **flags: Any) -> None:
     """Say whether the network is healthy: nodes, subnets, agents, leader, drops; for each problem the next step.
 
+    DROPS/MIN are the packets dropped in the last whole minute that the node's agent has counted; `k8s-ovs drops` there has
+    them at once.
+
     Without --etcd-endpoints it looks for etcd where the manifests say it is (ConfigMap k8s-ovs-etcd, Secret k8s-ovs-etcd-tls in
     kube-system), if the kubeconfig may read them: `kubectl ovs status` then needs nothing else.
     """
