@@ -1,4 +1,4 @@
-"""Daemons killed just before and just after each effect of ADD, DEL, a tenant's change and a synchronisation.
+"""Daemons killed just before and just after each effect of ADD, DEL, a change of a tenant or of limits, a synchronisation.
 
 A selection of the points here, all of them in `make soak` (K8S_OVS_TEST_POINTS=0). The points are found by recording, so a
 new effect has its points by itself. See docs/testing.md.
@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from fakes.crash_operations import operations
 from fakes.crash_stage import Stream
-from fakes.crashing import Crash, Operation, World, crash, crash_world, operations, record
+from fakes.crashing import Crash, Operation, World, crash, crash_world, record
 
 pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.ovs, pytest.mark.etcd, pytest.mark.timeout(5400)]
 
-POINTS = int(os.environ.get("K8S_OVS_TEST_POINTS", "6"))
-"""How many, of all operations alike; 0 is all. Six take about 30 seconds."""
+POINTS = int(os.environ.get("K8S_OVS_TEST_POINTS", "9"))
+"""How many, of all operations alike; 0 is all. Nine, one of each, take about 30 seconds."""
 Points = list[tuple[Operation, str]]
 
 

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import struct
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
@@ -20,6 +21,7 @@ from fakes.labs import Lab
 from k8s_ovs.agent.attaching import NodeNetwork, link_of
 from k8s_ovs.agent.services import ServiceFeed, ServiceSources
 from k8s_ovs.agent.writer import BridgeWriter, Plant, ReconcileOptions
+from k8s_ovs.dataplane import netlink as nl
 from k8s_ovs.dataplane.bridge import LINK_PREFIX
 from k8s_ovs.dataplane.hostnet import NetlinkHostNetwork
 from k8s_ovs.dataplane.links import NetlinkPodLinks
@@ -27,6 +29,7 @@ from k8s_ovs.dataplane.netns import call_in
 from k8s_ovs.dataplane.openflow import OfctlFlowTable
 from k8s_ovs.dataplane.ovsdb import OvsdbSwitch
 from k8s_ovs.dataplane.rtnetlink import Link, Route, Rtnetlink
+from k8s_ovs.dataplane.shaper import TCA_OPTIONS, TCMSG
 from k8s_ovs.errors import K8sOvsError
 from k8s_ovs.flows.group import Meter, MeterId
 from k8s_ovs.lab.cluster import ETCD_PREFIX, Node
@@ -39,7 +42,7 @@ from k8s_ovs.model.events import (
     Synced,
     TenantSet,
 )
-from k8s_ovs.model.types import Attachment
+from k8s_ovs.model.types import Attachment, PodLimits
 from k8s_ovs.model.view import NodeView
 from k8s_ovs.sources.etcd.settings import EtcdSettings
 from k8s_ovs.sources.etcd.store import EtcdStore
@@ -47,8 +50,15 @@ from k8s_ovs.sources.kube.client import KubeClient
 from k8s_ovs.sources.kube.credentials import KubeSettings, load_credentials
 from k8s_ovs.sources.store import Snapshot
 
-Held = Mapping[str, str]
-"""What the runtime was told: sandbox to address."""
+Held = Mapping[str, tuple[str, PodLimits]]
+"""Of each sandbox, the address that the runtime was told, and the limits that were asked for."""
+
+GETTCLASS = 42
+"""rtnetlink(7): RTM_GETTCLASS."""
+TCA_HTB_PARMS, CEILING = 1, 20
+"""struct tc_htb_opt (linux/pkt_sched.h), and where it has the octets per second that may not be exceeded."""
+FIRST_QUEUE = 0x10001
+"""The class 1:1 that ovs-vswitchd makes of a QoS row's queue 0."""
 
 
 class _Comparison(OfctlFlowTable):
@@ -87,6 +97,8 @@ class HostState:
     rules: tuple[str, ...]
     ports: frozenset[str]
     queues: tuple[int, int]
+    ceilings: Mapping[str, int]
+    """By interface, the bits per second that the kernel lets through towards it."""
 
 
 class NodeAudit:
@@ -107,8 +119,8 @@ class NodeAudit:
     async def faults(self, events: list[Event], held: Held, agent: int | None) -> list[str]:
         """Everything that is not as `events` (config, records, Services) and the runtime's sandboxes want it."""
         leases = self.switch.attachments()
-        found = {lease.key.sandbox: str(lease.address) for lease in leases}
-        faults = [] if found == held else [f"leases are {found}, the runtime was told {dict(held)}"]
+        found = {lease.key.sandbox: (str(lease.address), lease.limits) for lease in leases}
+        faults = [] if found == held else [f"leases are {found}, should be {dict(held)}"]
         pods = next(event.config.network for event in events if isinstance(event, ConfigSet))
         faults += await self._bridge(events, leases)
         faults += await self._kernel(leases, pods)
@@ -140,9 +152,13 @@ class NodeAudit:
             others = {name for name in before if not name.startswith(LINK_PREFIX)}
             if names != others | ours:
                 faults.append(f"{what}: {sorted(names ^ (others | ours))} are missing or too many")
-        limited = sum(1 for lease in leases if lease.limits.ingress is not None)
-        if now.queues[1] != begun.queues[1] + limited:
-            faults.append(f"{now.queues[1]} queues for {limited} limited pods")
+        limits = {
+            lease.host_ifname: lease.limits.ingress for lease in leases if lease.limits.ingress is not None
+        }
+        if now.queues != tuple(count + len(limits) for count in begun.queues):
+            faults.append(f"{now.queues} QoS and Queue rows for {len(limits)} limited pods")
+        if now.ceilings != {**begun.ceilings, **limits}:
+            faults.append(f"the kernel's queues have {now.ceilings} bit/s, the leases {limits}")
         for lease in leases:
             faults += await self._link(lease, pods, begun)
         return faults
@@ -152,6 +168,7 @@ class NodeAudit:
         network = NodeNetwork(gateway.network, gateway.ip, pods, mtu, checksum_offload=False)
         try:
             await self._links.check(link_of(lease, network))
+            await self.switch.check_limits(lease.key)
         except K8sOvsError as err:
             return [str(err)]
         return []
@@ -212,7 +229,21 @@ def _host_state(rows: dict[str, list[dict[str, Any]]], rules: str) -> HostState:
         rules=tuple(line.partition(" [")[0] for line in rules.splitlines() if line[:1] not in "#"),
         ports=frozenset(row["name"] for row in rows["Port"]),
         queues=(len(rows["QoS"]), len(rows["Queue"])),
+        ceilings={link.name: ceiling for link in every if (ceiling := _ceiling(link)) is not None},
     )
+
+
+def _ceiling(link: Link) -> int | None:
+    """What ovs-vswitchd has made of the link's queue, in bits per second; None without one."""
+    with nl.Netlink() as netlink:
+        payload = TCMSG.pack(0, link.index, 0, 0, 0)
+        classes = netlink.request(GETTCLASS, payload, nl.F_DUMP, what=f"classes of {link.name}")
+    for answer in classes:
+        if TCMSG.unpack_from(answer)[2] == FIRST_QUEUE:
+            options = nl.attributes(nl.attributes(answer[TCMSG.size :])[TCA_OPTIONS])
+            octets: int = struct.unpack_from("=I", options[TCA_HTB_PARMS], CEILING)[0]
+            return octets * 8
+    return None
 
 
 def _named(link: Link) -> str:

@@ -1,7 +1,7 @@
 """The pods of a lab whose daemons are killed: who reaches whom is asked with single datagrams, and some never stop talking.
 
 For `fakes.crashing`. The pods are sandboxes made by the real CNI executable; their sockets belong to this process, so that
-a probe costs no process.
+a probe costs no process. One pod is the lab's own kubelet's, as only those of the API have annotations.
 """
 
 import asyncio
@@ -13,8 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from fakes.bandwidth import EGRESS, INGRESS, create_pods
+from fakes.labs import Lab
 from fakes.runtime import Runtime, address
+from fakes.soaking_api import Api
 from k8s_ovs.dataplane.netns import call_in
+from k8s_ovs.lab.cluster import DEFAULT_BASE
+from k8s_ovs.lab.state import load_cluster
+from k8s_ovs.model.types import UNLIMITED, PodLimits
 
 PORT = 7900
 PERIOD = 0.005
@@ -22,6 +28,8 @@ PERIOD = 0.005
 LIMITS = {
     "bandwidth": {"ingressRate": 50_000_000, "ingressBurst": 1, "egressRate": 50_000_000, "egressBurst": 1}
 }
+LIMITED = PodLimits(50_000_000, 50_000_000, from_runtime=True)
+"""What the product has to make of LIMITS."""
 
 
 @dataclass
@@ -44,6 +52,24 @@ class Pod:
 
     def close(self) -> None:
         self.socket.close()
+
+
+@dataclass
+class ApiPod:
+    """A pod that the API has and the lab's kubelet attached; `limits` are what its annotations ask for."""
+
+    api: Api
+    path: str
+    sandbox: str
+    address: str
+    limits: PodLimits = UNLIMITED
+
+    def limit(self, limits: PodLimits) -> None:
+        """Change the annotations; return once the API has them."""
+        rates = {INGRESS: limits.ingress, EGRESS: limits.egress}
+        annotations = {name: rate and str(rate) for name, rate in rates.items()}
+        self.api.patch(self.path, {"metadata": {"annotations": annotations}})
+        self.limits = limits
 
 
 def listen(runtime: Runtime, sandbox: str) -> socket.socket:
@@ -150,3 +176,14 @@ async def attach(runtime: Runtime, node: str, namespace: str, *, limited: bool =
 
 def pod_of(runtime: Runtime, node: str, namespace: str, sandbox: str, found: str) -> Pod:
     return Pod(runtime, node, namespace, sandbox, found.partition("/")[0], listen(runtime, sandbox))
+
+
+def create(lab: Lab, node: str, namespace: str, name: str) -> ApiPod:
+    """A new pod of the API, attached and without limits."""
+    create_pods(lab, {f"{namespace}/{name}": (node, {})})
+    api = Api(load_cluster(DEFAULT_BASE, lab.name).loopback_api)
+    path = f"/api/v1/namespaces/{namespace}/pods/{name}"
+    found = api.get(path)
+    assert found is not None
+    container = found["status"]["containerStatuses"][0]["containerID"]
+    return ApiPod(api, path, container.removeprefix("netns://"), found["status"]["podIP"])

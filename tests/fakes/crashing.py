@@ -1,14 +1,13 @@
-"""Kills the daemons of a lab at every point of ADD, DEL, a tenant's change and a synchronisation, and looks at what is left.
+"""Kills the daemons of a lab at every point of what they do, and looks at what is left.
 
-For the end-to-end test (a selection of points) and `make soak` (all of them). Each operation is done once to record its
-points (`fakes.crashpoints`), then again for each point: the daemon dies there, its supervisor starts it, the runtime repeats
-its request as kubelet does, and `fakes.crash_audit` compares everything with what should be.
+For the end-to-end test (a selection of points) and `make soak` (all of them). Each of `fakes.crash_operations` is done once
+to record its points (`fakes.crashpoints`), then again for each point: the daemon dies there, its supervisor starts it, the
+runtime repeats its request as kubelet does, and `fakes.crash_audit` compares everything with what should be.
 """
 
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,11 +19,12 @@ from typing import Protocol
 from fakes import crashpoints
 from fakes.crash_audit import Audit, audit
 from fakes.crash_plan import Plan
-from fakes.crash_stage import LIMITS, Pod, Stream, attach, pod_of, reached_by, streaming
+from fakes.crash_stage import LIMITED, LIMITS, ApiPod, Pod, Stream, attach, create, reached_by, streaming
 from fakes.labs import Lab, running_lab
-from fakes.runtime import Answer, Runtime, address, runtime_on
+from fakes.runtime import Answer, Runtime, runtime_on
 from k8s_ovs.lab.cluster import DEFAULT_BASE, ETCD_PREFIX, Node
 from k8s_ovs.lab.state import load_cluster
+from k8s_ovs.model.types import UNLIMITED, PodLimits
 
 RECORDS = f"{ETCD_PREFIX}/k8ssdn/netnamespaces/"
 NODES = ("node1", "node2")
@@ -48,6 +48,8 @@ class World:
     plan: Plan
     audit: Audit
     runtimes: dict[str, Runtime]
+    limited: ApiPod
+    """On node1; the only one whose annotations change."""
     pods: dict[str, Pod] = field(default_factory=dict)
     coming: dict[str, str] = field(default_factory=dict)
     """Sandboxes on node1 that come and go, and their addresses."""
@@ -92,16 +94,27 @@ class World:
             assert time.monotonic() < deadline, f"the tenant's change is not complete: {records.tenants}"
             await asyncio.sleep(0.05)
 
+    async def limit(self, limits: PodLimits) -> None:
+        """Change the annotations of the limited pod; return once its lease says so."""
+        await asyncio.to_thread(self.limited.limit, limits)
+        switch, sandbox = self.audit.nodes["node1"].switch, self.limited.sandbox
+
+        def leased() -> bool:
+            return any(row.key.sandbox == sandbox and row.limits == limits for row in switch.attachments())
+
+        await self.until(leased, f"the lease of the limited pod to have {limits}")
+
     async def faults(self) -> list[str]:
         """What is still wrong when everything has had its time to be right: nothing."""
         together = {name: frozenset[str]() for name in ("red", "green", "blue")}
         if self.joined:
             together |= {"green": frozenset({"blue"}), "blue": frozenset({"green"})}
         held = {
-            node: {pod.sandbox: pod.address for pod in self.pods.values() if pod.node == node}
+            node: {pod.sandbox: (pod.address, UNLIMITED) for pod in self.pods.values() if pod.node == node}
             for node in NODES
         }
-        held["node1"] |= self.coming
+        held["node1"] |= {sandbox: (where, LIMITED) for sandbox, where in self.coming.items()}
+        held["node1"][self.limited.sandbox] = (self.limited.address, self.limited.limits)
         deadline = time.monotonic() + DEADLINE
         while (found := await self.audit.faults(held, together)) and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
@@ -155,136 +168,6 @@ class Operation(Protocol):
 
     async def judge(self, world: World) -> list[str]:
         """What is wrong once the daemon is back, and tidy up."""
-
-
-class Adding:
-    """ADD of a pod with limits, repeated until it succeeds."""
-
-    name = "ADD"
-    daemons: tuple[str, ...] = ("node1",)
-    ends = ""
-    _sandbox = ""
-
-    async def prepare(self, world: World) -> None:
-        self._sandbox = world.runtimes["node1"].sandbox()
-
-    async def carry_out(self, world: World) -> None:
-        answer = await world.insist("ADD", self._sandbox)
-        world.coming[self._sandbox] = address(answer.object).partition("/")[0]
-
-    async def judge(self, world: World) -> list[str]:
-        found = await world.faults()
-        pod = pod_of(world.runtimes["node1"], "node1", "red", self._sandbox, world.coming[self._sandbox])
-        try:
-            allowed = [world.pods["red1"], world.pods["red2"]]
-            found += await reached_by(pod, allowed, [world.pods["blue1"], world.pods["green2"]])
-        finally:
-            pod.close()
-        again = address((await world.insist("ADD", self._sandbox)).object).partition("/")[0]
-        if again != pod.address:
-            found.append(f"ADD repeated gives {again}, was {pod.address}")
-        await world.remove(self._sandbox)
-        return found
-
-
-class GivingUp(Adding):
-    """ADD that the runtime does not repeat: it removes the sandbox. The points of that DEL are those of `Deleting`."""
-
-    name = "ADD given up"
-    ends = "CNI DEL"
-
-    async def carry_out(self, world: World) -> None:
-        await world.ask("ADD", self._sandbox)
-        await world.remove(self._sandbox)
-
-    async def judge(self, world: World) -> list[str]:
-        return await world.faults()
-
-
-class Deleting(Adding):
-    """DEL of a pod with limits, repeated until it succeeds."""
-
-    name = "DEL"
-    ends = ""
-
-    async def prepare(self, world: World) -> None:
-        await super().prepare(world)
-        await super().carry_out(world)
-
-    async def carry_out(self, world: World) -> None:
-        await world.remove(self._sandbox)
-
-    async def judge(self, world: World) -> list[str]:
-        return await world.faults()
-
-
-class Changing:
-    """A tenant's change: green joins blue, or leaves it if `join` is False."""
-
-    daemons: tuple[str, ...] = (*NODES, "controller")
-    ends = ""
-
-    def __init__(self, *, join: bool) -> None:
-        self._join = join
-        self.name = "join" if join else "isolate"
-
-    async def prepare(self, world: World) -> None:
-        if world.joined == self._join:
-            await world.change_tenant()
-            await world.tenants_settled()
-
-    async def carry_out(self, world: World) -> None:
-        await world.change_tenant()
-        await world.tenants_settled()
-
-    async def judge(self, world: World) -> list[str]:
-        return await world.faults() + await world.tenant_faults()
-
-
-class Synchronising:
-    """The first full synchronisation of an agent, after much has changed behind its back."""
-
-    name = "synchronisation"
-    daemons: tuple[str, ...] = ("node1",)
-    ends = ""
-    _pid = 0
-    _before = 0
-
-    async def prepare(self, world: World) -> None:
-        runtime = world.runtimes["node1"]
-        lost = runtime.sandbox()
-        await world.insist("ADD", lost)
-        self._before = world.ready("node1")
-        await world.until(lambda: "node1/agent" in world.lab.pids(), "an agent to run")
-        self._pid = world.lab.pids()["node1/agent"]
-        os.kill(self._pid, signal.SIGSTOP)
-        runtime.remove(lost)
-        ofctl = ("ovs-ofctl", "-O", "OpenFlow15")
-        green = world.pods["green1"].address
-        for command in (
-            (*ofctl, "del-flows", "br0", f"ip,nw_dst={green}"),
-            (*ofctl, "add-flow", "br0", "table=70,priority=7,ip,nw_dst=192.0.2.77,actions=drop"),
-            (*ofctl, "add-group", "br0", "group_id=4242,type=select,bucket=actions=drop"),
-            (*ofctl, "add-meter", "br0", "meter=4242,kbps,band=type=drop,rate=1000"),
-            ("ip", "addr", "flush", "dev", "tun0"),
-            ("ip", "link", "add", "kovs0123456789a", "type", "veth", "peer", "name", "stray"),
-            ("ip", "link", "set", "kovs0123456789a", "alias", "k8s-ovs:gone/eth0"),
-            ("iptables", "-F", "K8S-OVS-FORWARD"),
-            ("sysctl", "-qw", "net.ipv4.conf.tun0.send_redirects=1"),
-        ):
-            await asyncio.to_thread(world.on_node1, *command)
-
-    async def carry_out(self, world: World) -> None:
-        os.kill(self._pid, signal.SIGKILL)
-        await world.until(lambda: world.ready("node1") > self._before, "the agent to be ready")
-
-    async def judge(self, world: World) -> list[str]:
-        return await world.faults() + await world.tenant_faults()
-
-
-def operations() -> list[Operation]:
-    """Everything that is interrupted. A tenant joins and leaves in turn."""
-    return [Adding(), GivingUp(), Deleting(), Changing(join=True), Changing(join=False), Synchronising()]
 
 
 async def record(world: World, operation: Operation) -> list[str]:
@@ -341,9 +224,11 @@ async def crash_world(directory: Path) -> AsyncIterator[tuple[World, list[Stream
         cluster = load_cluster(DEFAULT_BASE, lab.name)
         runtimes = {name: stack.enter_context(runtime_on(lab, name)) for name in NODES}
         looking = await stack.enter_async_context(audit(lab, cluster.nodes))
-        world = World(lab, {node.name: node for node in cluster.nodes}, Plan(place), looking, runtimes)
         for node in looking.nodes.values():
             await node.begin()
+        nodes = {node.name: node for node in cluster.nodes}
+        limited = await asyncio.to_thread(create, lab, "node1", "red", "limited")
+        world = World(lab, nodes, Plan(place), looking, runtimes, limited)
         for name, (node_name, namespace) in STANDING.items():
             world.pods[name] = await attach(runtimes[node_name], node_name, namespace)
             stack.callback(world.pods[name].close)

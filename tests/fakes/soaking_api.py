@@ -1,7 +1,7 @@
 """The ways in which people and kubelets change a lab, cheap, and repeated until it is certain what came of it.
 
-For `fakes.soaking`. A request whose answer got lost is asked again: of a name that is made once, "exists already" then means
-made, and "not found" means deleted.
+For `fakes.soaking`; a pod of `fakes.crash_stage` is changed this way too. A request whose answer got lost is asked again: of a
+name that is made once, "exists already" then means made, and "not found" means deleted.
 """
 
 import http.client
