@@ -28,8 +28,8 @@ from k8s_ovs.model.types import UNLIMITED, PodLimits
 
 RECORDS = f"{ETCD_PREFIX}/k8ssdn/netnamespaces/"
 NODES = ("node1", "node2")
-DEADLINE = 60.0
-"""Seconds in which everything has to be right again."""
+DEADLINE = 45.0
+"""Seconds in which everything has to be right again: fewer than the agent's period, which would put right much."""
 READY = b"ready: serving pods"
 STANDING = {
     f"{name}{number}": (f"node{number}", name.rstrip("ab"))
