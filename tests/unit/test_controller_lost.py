@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from fakes.rounds import Bench
+from k8s_ovs.controller.rounds import LEFT_OUT_VNIS
 from k8s_ovs.model.types import AgentReport, HostSubnet, StillUsed, Vni
 
 NODES = {"node1": "192.0.2.1", "node2": "192.0.2.2", "node3": "192.0.2.3"}
@@ -25,6 +26,12 @@ def lose(bench: Bench, *nodes: str, namespaces: tuple[str, ...] = ()) -> None:
     for name in namespaces:
         bench.store.delete_raw(bench.store.keys.namespace(name))
         bench.store.delete_raw(bench.store.keys.tenant(name))
+
+
+def own(bench: Bench, name: str, vni: int) -> None:
+    """Write both records of a Namespace."""
+    bench.store.put_raw(bench.store.keys.tenant(name), f'{{"Namespace":"{name}","NetID":{vni}}}')
+    bench.store.put_raw(bench.store.keys.namespace(name), f'{{"NetName":"{name}","NetID":{vni}}}')
 
 
 def uses(node: str, subnet: str | None, **vnis: int) -> AgentReport:
@@ -52,8 +59,7 @@ def test_joined_namespaces_are_joined_again_and_their_vni_is_nobody_elses(bench:
     rounds = bench.controller()
     bench.settle(rounds)
     red = bench.tenants()["red"]
-    bench.store.put_raw(bench.store.keys.tenant("blue"), f'{{"Namespace":"blue","NetID":{red}}}')
-    bench.store.put_raw(bench.store.keys.namespace("blue"), f'{{"NetName":"blue","NetID":{red}}}')
+    own(bench, "blue", red)
     bench.settle(rounds)
     before = bench.tenants()
     lose(bench, namespaces=("blue",))
@@ -62,6 +68,24 @@ def test_joined_namespaces_are_joined_again_and_their_vni_is_nobody_elses(bench:
     lose(bench, namespaces=("blue", "red"))
     bench.settle(rounds)
     assert bench.tenants() == bench.vnis() == before
+
+
+def test_who_had_left_a_tenant_is_not_put_back_into_it(bench: Bench) -> None:
+    """Blue and red were one tenant, blue left, and the store is put back to before there was a red."""
+    rounds = bench.controller()
+    bench.settle(rounds)
+    together, apart = bench.tenants()["blue"], 4711
+    own(bench, "red", together)
+    bench.settle(rounds)
+    own(bench, "blue", apart)
+    bench.settle(rounds)
+    own(bench, "blue", together)
+    lose(bench, namespaces=("red",))
+    bench.store.report(uses("node1", None, red=together))
+    for _ in range(3):
+        bench.settle(rounds)
+        assert bench.tenants()["blue"] == together
+        assert bench.tenants()["red"] not in {together, apart}
 
 
 def test_a_namespace_made_anew_under_its_name_gets_no_vni_back(bench: Bench) -> None:
@@ -93,6 +117,18 @@ def test_a_new_leader_asks_the_agents(bench: Bench) -> None:
     assert tenants.items() <= bench.tenants().items()
     assert len(set(bench.subnets().values())) == 4
     assert len(set(bench.tenants().values())) == 5
+
+
+def test_what_pods_of_a_namespace_that_is_gone_go_on_using_is_given_to_nobody(bench: Bench) -> None:
+    """Its pods were deleted by force, and a node still has them: neither the Namespace nor its records are there."""
+    bench.settle(bench.controller())
+    lose(bench, namespaces=("red",))
+    bench.facts.namespaces.discard("red")
+    next_one = max(bench.tenants().values()) + LEFT_OUT_VNIS + 1
+    bench.store.report(uses("node2", None, red=next_one))
+    bench.namespaces("a")
+    bench.settle(bench.controller())
+    assert bench.tenants()["a"] == next_one + 1
 
 
 def test_what_a_host_says_it_uses_takes_nothing_from_who_has_it(bench: Bench) -> None:

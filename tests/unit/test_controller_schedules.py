@@ -155,6 +155,8 @@ class Judge:
         self._commits = len(world.bench.store.commits)
         self._steps: dict[str, list[float]] = {}
         """When each step of each change began."""
+        self._together: dict[str, tuple[Vni, set[str]]] = {}
+        """What each Namespace that a controller believes in had last, and with whom."""
 
     def look(self) -> None:
         """At every turn at most one commit was made."""
@@ -167,6 +169,10 @@ class Judge:
             was, is_ = before.tenants.get(name), now.tenants[name]
             if was != is_:
                 self._moved(was, is_, before, now)
+        believed = {name for facts in self._world.facts for name in facts.namespaces}
+        self._together = {name: had for name, had in self._together.items() if name in believed} | {
+            tenant.name: (tenant.vni, holders(tenant, now)) for tenant in now.tenants.values()
+        }
 
     def _refusals_wrote_nothing_else(
         self, before: Snapshot, records: Sequence[NetNamespace], tenants: Sequence[Tenant]
@@ -185,9 +191,7 @@ class Judge:
             for vni in used(t)
         }
         if was is None:
-            joining = any(t.change and t.change.other == is_.name for t in now.tenants.values())
-            assert joining or is_.vni == GLOBAL_VNI or is_.vni not in elsewhere, "a new VNI is nobody's"
-            assert is_.vni == GLOBAL_VNI or all(is_.vni not in used(t) for t in before.tenants.values())
+            self._came(is_, before, now)
         elif was.change is not None:
             self._stepped(was, is_)
             return
@@ -206,6 +210,15 @@ class Judge:
                 assert change.new not in elsewhere | {GLOBAL_VNI}
             case _:
                 assert (change.action, change.new) == ("global", GLOBAL_VNI)
+
+    def _came(self, is_: Tenant, before: Snapshot, now: Snapshot) -> None:
+        """A new VNI is nobody's, unless the store had lost it: then it may have what it had, with those it had it with."""
+        vni, company = self._together.get(is_.name, (None, set()))
+        given_back = vni == is_.vni and holders(is_, before, now) <= company
+        joined = any(t.change and t.change.other == is_.name for t in now.tenants.values())
+        if not given_back and is_.vni != GLOBAL_VNI:
+            assert joined or not holders(is_, now), f"{is_.name} is with {holders(is_, now)}"
+            assert not holders(is_, before), f"{is_.name} is with {holders(is_, before)}"
 
     def _stepped(self, was: Tenant, is_: Tenant) -> None:
         assert was.change is not None
@@ -233,6 +246,12 @@ class Judge:
             if was.change.token not in agent.said:
                 absent = not agent.alive or agent.since >= late
                 assert stuck or (absent and steps[-1] >= late), f"{was} went on without {agent}"
+
+
+def holders(tenant: Tenant, *states: Snapshot) -> set[str]:
+    """Who else has the tenant's VNI, or is on the way to it or from it."""
+    others = {other for state in states for other in state.tenants.values() if other.name != tenant.name}
+    return {other.name for other in others if tenant.vni in used(other)}
 
 
 whos, names, nodes = st.sampled_from([0, 1]), st.sampled_from(NAMES), st.sampled_from(sorted(NODES))
@@ -321,3 +340,24 @@ def test_a_controller_that_has_not_seen_a_deletion_begins_nothing() -> None:
         ]
     )
     assert world.end_fairly().tenants["kube-system"] == Tenant("kube-system", GLOBAL_VNI)
+
+
+def test_what_a_controller_remembers_of_a_namespace_is_not_given_to_it_once_somebody_else_has_it() -> None:
+    """A controller that has not heard that blue is gone, while another one has given blue's VNI to green."""
+    world = World(set())
+    had = world.bench.tenants()["blue"]
+    world.play(
+        [
+            ("go", 1, 12),
+            *[("create_or_delete", name) for name in ("blue", "green", "red")],
+            ("hear", 0),
+            ("go", 0, 12),
+            ("kill", 0),
+            ("create_or_delete", "green"),
+            ("hear", 0),
+            ("go", 0, 12),
+        ]
+    )
+    assert world.bench.tenants()["green"] == had
+    world.go(1, 24)
+    assert world.end_fairly().tenants["green"].vni == had

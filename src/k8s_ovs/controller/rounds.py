@@ -73,6 +73,10 @@ class _Remembered:
     subnets: dict[IPv4Address, IPv4Network] = field(default_factory=dict)
     former: dict[str, IPv4Network] = field(default_factory=dict)
     tenants: dict[str, Vni] = field(default_factory=dict)
+    parted: set[tuple[str, Vni]] = field(default_factory=set)
+    """What a Namespace that the store has lost is not to have again: somebody else has come to it since."""
+    busy: set[Vni] = field(default_factory=set)
+    """The VNIs that nodes go on using without a record, for Namespaces that are gone too."""
     used: list[IPv4Network] = field(default_factory=list)
     """Subnets that hosts use which are no Nodes and have no record any more."""
 
@@ -88,10 +92,19 @@ class _Remembered:
         lost = {host: subnet for host, subnet in telling if owners.get(subnet, host) == host}
         self.former |= lost
         self.used = [subnet for host, subnet in lost.items() if host not in facts.nodes]
+        self._update_tenants(snapshot, facts)
+
+    def _update_tenants(self, snapshot: Snapshot, facts: Facts) -> None:
         told = {name: vni for r in snapshot.reports.values() for name, vni in r.used.tenants.items()}
         now = {tenant.name: tenant.vni for tenant in snapshot.tenants.values()}
-        known = told | self.tenants | now
+        lost = {name: vni for name, vni in (told | self.tenants).items() if name not in now}
+        if self.tenants:
+            come = {vni for name, vni in now.items() if self.tenants.get(name) != vni} - {GLOBAL_VNI}
+            self.parted |= {(name, vni) for name, vni in lost.items() if vni in come}
+        self.parted = {(name, vni) for name, vni in self.parted if name not in now}
+        known = now | dict(lost.items() - self.parted)
         self.tenants = {name: vni for name, vni in known.items() if name in facts.namespaces}
+        self.busy = set(told.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +193,7 @@ class Rounds:
         if self._tenants is None:
             self._tenants = TenantMemory(lambda: secrets.token_hex(4), _allocator(snapshot))
         now, memory = self._services.clock(), self._tenants
-        memory.former = self._remembered.tenants
+        memory.former, memory.busy = self._remembered.tenants, self._remembered.busy
         self._watched += min(now - self._looked, UNSEEN_SECONDS) if self._looked is not None else 0.0
         self._looked = now
         skips = memory.patience.skips

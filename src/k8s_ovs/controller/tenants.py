@@ -16,7 +16,7 @@ Called by `rounds` with a snapshot and the Namespaces; pure but for what `Patien
 - A Namespace whose tenant the store has lost (it was put back to an older state) gets the VNI that it had, if that is known.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -57,6 +57,8 @@ class TenantMemory:
     patience: Patience = field(default_factory=Patience)
     former: Mapping[str, Vni] = field(default_factory=dict)
     """What each living Namespace is known to have had, or to have still on some node: a store that was restored forgets."""
+    busy: Collection[Vni] = ()
+    """What some node goes on using without a record: for nobody new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +346,8 @@ class _Draft:
             self._put_record(replace(record, net_id=further.vni))
 
     def _new_vni(self) -> Vni:
-        return self._memory.allocator.allocate({*self._held, *self._named, *self._memory.former.values()})
+        memory = self._memory
+        return memory.allocator.allocate({*self._held, *self._named, *memory.former.values(), *memory.busy})
 
     def _put(self, tenant: Tenant) -> None:
         self._needs_tenants |= {tenant.name} & self._snapshot.tenants.keys()
